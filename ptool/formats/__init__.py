@@ -1,0 +1,1 @@
+"""What flows between the stages: document streams, manifests, token shards, packed rows. Nothing else."""

@@ -1,0 +1,124 @@
+"""Files that are there whole or not at all.
+
+A writer fills a temporary file in the folder of its target, flushes it to the disk, and renames it. POSIX makes the
+rename atomic, so `kill -9` at any moment leaves the old file or none. Cost: one fsync of the file, one of its folder.
+The temporary is named `.NAME.HOST-PID-HEX.part` (HOST is a checksum of the host's name); one left by a killed process
+is removed by the next writer of the same name on that host, once the process is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import socket
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ptool.errors import OutputError
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` when the block ends, and leaves nothing behind when it raises.
+
+    Raises OutputError when the folder is missing or read-only, or the disk is full.
+    """
+    with describing_os_errors(path):
+        _remove_orphans(path)
+        temporary = temporary_name(path)
+        # 0666 less the umask, as open() has it; O_EXCL: never somebody else's file.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with describing_os_errors(path):
+            with open(descriptor, "wb", buffering=1 << 20) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, atomically."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no reader takes for an output."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `path` has the name of an unfinished output."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems refuse fsync on folders; their renames are durable by themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def describing_os_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing `path` into one line a person can act on."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # a reader that left is no failure of ours: the process ends by SIGPIPE
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "free some space or write elsewhere",
+            errno.EDQUOT: "the quota is used up; free some space or write elsewhere",
+            errno.EROFS: "write elsewhere",
+            errno.EACCES: "check the folder's permissions or write elsewhere",
+            errno.ENOENT: f"create the folder first: mkdir -p {path.parent}",
+        }
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"cannot write: {reason}", where=str(path), hint=hints.get(error.errno or 0)) from error
+
+
+def _remove_orphans(path: Path) -> None:
+    for candidate in path.parent.glob(f".{_escape(path.name)}.*.part"):
+        match = _TEMPORARY.fullmatch(candidate.name)
+        ours = match and match["name"] == path.name and match["host"] == _host()
+        if ours and match and not _is_alive(int(match["pid"])):
+            with suppress(OSError):
+                candidate.unlink()
+
+
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
