@@ -24,28 +24,55 @@ from ptool.errors import OutputError
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that becomes `path` when the block ends, and leaves nothing behind when it raises.
+class PendingFile:
+    """A file under a temporary name: write to `file`, `seal` it on the disk, then `publish` or `discard` it.
 
+    Several outputs that belong together are all sealed before the first is published, so that a full disk leaves none.
     Raises OutputError when the folder is missing or read-only, or the disk is full.
     """
-    with describing_os_errors(path):
-        _remove_orphans(path)
-        temporary = temporary_name(path)
-        # 0666 less the umask, as open() has it; O_EXCL: never somebody else's file.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with describing_os_errors(path):
+            _remove_orphans(path)
+            self._temporary = temporary_name(path)
+            # 0666 less the umask, as open() has it; O_EXCL: never somebody else's file.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self.file: BinaryIO = open(os.open(self._temporary, flags, 0o666), "wb", buffering=1 << 20)
+
+    def seal(self) -> None:
+        """Bring everything written to the disk and close the file."""
+        if not self.file.closed:
+            with describing_os_errors(self.path):
+                self.file.flush()
+                os.fsync(self.file.fileno())
+                self.file.close()
+
+    def publish(self) -> None:
+        """Give the file its name."""
+        self.seal()
+        with describing_os_errors(self.path):
+            self._temporary.replace(self.path)
+            sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove the temporary file; harmless after `publish`."""
+        with suppress(OSError):
+            self.file.close()  # flushes, which fails again on a full disk
+        with suppress(OSError):
+            self._temporary.unlink()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that becomes `path` when the block ends, and leaves nothing behind when it raises."""
+    pending = PendingFile(path)
     try:
         with describing_os_errors(path):
-            with open(descriptor, "wb", buffering=1 << 20) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            sync_folder(path.parent)
+            yield pending.file
+        pending.publish()
     except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
+        pending.discard()
         raise
 
 

@@ -4,7 +4,7 @@
 (frames.py) or as plain JSONL. The kind of an input is told by its first bytes, never by its name.
 
 What makes a reader worth its name is that it never takes damage for an end. Every Zstandard frame is followed to its
-last byte and checksum (`decompressobj`; python-zstandard's `stream_reader` reports a cut frame as a normal end), every gzip
+last byte and checksum (`decompressobj`: python-zstandard's `stream_reader` takes a cut frame for the end), every gzip
 member to its CRC, and a ptool stream to its trailer, whose digest of the lines must hold. Reading costs one pass of
 zstd (about 0.5 to 1 GB/s) and one of xxh3 (10 GB/s); memory is a few batches, or the longest line.
 """

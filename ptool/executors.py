@@ -1,0 +1,131 @@
+"""Work spread over local processes, in order: the seam where a cluster's executor fits later.
+
+`ordered_map` is `map` with a bounded number of items in flight: results come in the order of the items, memory stays
+that of a few batches, and nothing is computed far ahead of a slow reader. Workers are started only when a second item
+arrives, so that small inputs pay nothing; they are forked from a server process that has imported what they need
+(`forkserver`), ignore the signals meant for the parent, and die with it, `kill -9` included.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
+from typing import TypeVar
+
+from ptool.errors import PtoolError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def default_jobs() -> int:
+    """Processors this process may use: the affinity mask, the cgroup's quota, and Slurm's grant, whichever is least."""
+    counts = [len(os.sched_getaffinity(0))]
+    granted = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if granted.isdigit():
+        counts.append(int(granted))
+    quota = _cgroup_quota()
+    if quota is not None:
+        counts.append(quota)
+    return max(1, min(counts))
+
+
+def ordered_map(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    jobs: int,
+    preload: tuple[str, ...] = (),
+) -> Iterator[Result]:
+    """Results of `function` over `items`, in order, by up to `jobs` processes.
+
+    `function`, items and results must be picklable when `jobs` > 1; `preload` names modules that workers import once.
+    With one job, or one item, everything runs here. An exception of `function` is raised in its place in the order.
+    """
+    iterator = iter(items)
+    head = []
+    for item in iterator:
+        head.append(item)
+        if jobs > 1 and len(head) < 2:
+            continue
+        break
+    if jobs <= 1 or len(head) < 2:
+        yield from map(function, chain(head, iterator))
+        return
+    yield from _in_processes(function, chain(head, iterator), jobs, preload)
+
+
+def _in_processes(
+    function: Callable[[Item], Result], items: Iterator[Item], jobs: int, preload: tuple[str, ...]
+) -> Iterator[Result]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    pool = ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=_settle, initargs=(os.getpid(),))
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > jobs + 1:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+        pool.shutdown()
+    except BaseException:
+        processes = list((pool._processes or {}).values())
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        raise
+
+
+def _result(future: Future[Result]) -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise PtoolError("a worker process died", hint="was memory short? try --jobs 1") from error
+
+
+def _settle(parent: int) -> None:
+    """First thing in a worker: leave signals to the parent, and never outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _die_with(parent)
+
+
+def _die_with(parent: int) -> None:
+    # The fork server is this process's parent, not the command: watch the command itself.
+    import threading
+
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    try:
+        descriptor = os.pidfd_open(parent)
+    except ProcessLookupError:
+        os._exit(1)
+
+    def watch() -> None:
+        import select
+
+        select.select([descriptor], [], [])  # a pidfd becomes readable when its process ends
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _cgroup_quota() -> int | None:
+    """Whole processors granted by the cgroup (v2 `cpu.max`), rounded up; None where there is no limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else -(-int(quota) // int(period))
