@@ -1,0 +1,167 @@
+"""The shape of a decoder, and the arithmetic that follows from it; no torch.
+
+`train` builds the module from a `ModelConfig`, `estimate-cost` multiplies with one, so both read one table of named
+sizes (`sizes.toml`) and agree on the number of parameters to the last one: `num_parameters` is a sum over shapes,
+and a test compares it with the module on the meta device for every named size.
+
+A configuration says nothing about data: `vocab_size` in the table is what the size was published with; `train`
+replaces it by the vocabulary of the packed data (`msgspec.structs.replace(config, vocab_size=...)`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+from ptool.errors import UsageError
+
+FFN_MULTIPLE = 64  # a width that every matrix unit divides evenly; Llama rounds to 256, too coarse for the small sizes
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The shape of one decoder: pre-norm RMSNorm, RoPE, SwiGLU, causal attention with optional grouped keys.
+
+    `kv_heads` defaults to `heads` (plain multi-head attention) and `ffn_hidden` to 8/3 of `hidden`, rounded up to a
+    multiple of 64, which keeps a SwiGLU block as large as a 4x GELU block (Shazeer 2020, arXiv:2002.05202).
+    Raises `UsageError` where the numbers do not fit together.
+    """
+
+    vocab_size: int
+    layers: int
+    hidden: int
+    heads: int
+    max_seq_len: int
+    kv_heads: int | None = None
+    ffn_hidden: int | None = None
+    rope_theta: float = 10_000.0  # Su et al. 2021, arXiv:2104.09864
+    norm_eps: float = 1e-5  # Llama 2
+    tie_embeddings: bool = True  # Press & Wolf 2017, arXiv:1608.05859
+    init_std: float = 0.02  # GPT-2; residual outputs are scaled down further, see init.py
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "layers", "hidden", "heads", "max_seq_len", "kv_heads", "ffn_hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"model.{name} is {value}; it must be at least 1")
+        for name in ("rope_theta", "norm_eps", "init_std"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise UsageError(f"model.{name} is {value}; it must be a positive number")
+        if self.hidden % self.heads:
+            raise UsageError(
+                f"model.hidden ({self.hidden}) is not divisible by model.heads ({self.heads})",
+                hint=f"heads = {_nearest_divisor(self.hidden, self.heads)} would fit",
+            )
+        if self.head_dim % 2:
+            raise UsageError(
+                f"a head of {self.head_dim} numbers (hidden {self.hidden} / heads {self.heads}) cannot be rotated: "
+                "RoPE turns them in pairs",
+                hint="choose hidden and heads so that hidden / heads is even",
+            )
+        if self.heads % self.num_kv_heads:
+            raise UsageError(
+                f"model.heads ({self.heads}) is not divisible by model.kv_heads ({self.num_kv_heads})",
+                hint=f"kv_heads = {_nearest_divisor(self.heads, self.num_kv_heads)} would fit",
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Numbers per head."""
+        return self.hidden // self.heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads of keys and values: `kv_heads`, or `heads` where it is not given."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def ffn_size(self) -> int:
+        """Width of the feed-forward block: `ffn_hidden`, or 8/3 of `hidden` rounded up to a multiple of 64."""
+        if self.ffn_hidden is not None:
+            return self.ffn_hidden
+        return -(-8 * self.hidden // (3 * FFN_MULTIPLE)) * FFN_MULTIPLE
+
+    def num_layer_parameters(self) -> int:
+        """Parameters of one layer: query and output, key and value, three feed-forward matrices, two norms."""
+        attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.num_kv_heads * self.head_dim
+        return attention + 3 * self.hidden * self.ffn_size + 2 * self.hidden
+
+    def num_embedding_parameters(self) -> int:
+        """Parameters of the input embedding and, where it is untied, the output head."""
+        return self.vocab_size * self.hidden * (1 if self.tie_embeddings else 2)
+
+    def num_non_embedding_parameters(self) -> int:
+        """Parameters of all layers and the last norm: what 6ND is usually fitted on."""
+        return self.layers * self.num_layer_parameters() + self.hidden
+
+    def num_parameters(self) -> int:
+        """All parameters; a tied embedding counts once."""
+        return self.num_embedding_parameters() + self.num_non_embedding_parameters()
+
+    def as_table(self) -> dict[str, Any]:
+        """Every field with its resolved value, as `config.toml` and manifests hold it; `from_table` reads it back."""
+        return {**msgspec.structs.asdict(self), "kv_heads": self.num_kv_heads, "ffn_hidden": self.ffn_size}
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], *, where: str | None = None) -> ModelConfig:
+        """The configuration in a TOML table or manifest.
+
+        Raises `UsageError`, with the nearest valid name, for an unknown key, and for a missing or mistyped value.
+        """
+        for key in table:
+            if key not in cls.__struct_fields__:
+                raise _unknown(f"key {key} in [model]", key, list(cls.__struct_fields__), where)
+        try:
+            return msgspec.convert(dict(table), cls)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"[model] {error}", where=where) from error
+
+
+class ModelSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named size: its shape and the training values it was published with."""
+
+    name: str
+    model: ModelConfig
+    peak_lr: float
+    batch_tokens: int  # tokens in one optimiser step
+    seq_len: int  # tokens in one row
+
+
+def size_names() -> list[str]:
+    """The named sizes, smallest first."""
+    return list(_sizes())
+
+
+def load_size(name: str) -> ModelSize:
+    """The named size of `sizes.toml`; case does not matter ("7B"). Raises `UsageError` with the nearest name."""
+    try:
+        return _sizes()[name.lower()]
+    except KeyError:
+        raise _unknown(f"model size {name}", name.lower(), size_names(), None) from None
+
+
+@cache
+def _sizes() -> dict[str, ModelSize]:
+    table = tomllib.loads(resources.files(__package__).joinpath("sizes.toml").read_text(encoding="utf-8"))
+    sizes = {}
+    for name, entry in table.items():
+        training = entry.pop("training")
+        model = ModelConfig.from_table(entry, where=f"sizes.toml [{name}]")
+        sizes[name] = msgspec.convert({"name": name, "model": model, **training}, ModelSize)
+    return dict(sorted(sizes.items(), key=lambda item: item[1].model.num_parameters()))
+
+
+def _unknown(what: str, given: str, valid: list[str], where: str | None) -> UsageError:
+    near = difflib.get_close_matches(given, valid, n=1)
+    known = "known: " + ", ".join(valid)
+    return UsageError(f"unknown {what}", where=where, hint=f"did you mean {near[0]}? {known}" if near else known)
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
