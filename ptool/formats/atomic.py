@@ -38,7 +38,8 @@ class PendingFile:
             self._temporary = temporary_name(path)
             # 0666 less the umask, as open() has it; O_EXCL: never somebody else's file.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self.file: BinaryIO = open(os.open(self._temporary, flags, 0o666), "wb", buffering=1 << 20)
+            descriptor = os.open(self._temporary, flags, 0o666)
+            self.file: BinaryIO = os.fdopen(descriptor, "wb", buffering=1 << 20)
 
     def seal(self) -> None:
         """Bring everything written to the disk and close the file."""

@@ -62,9 +62,10 @@ class StreamReader:
         reporter: Reporter = SILENT,
         allow_empty: bool = False,
         batch_bytes: int = frames.FRAME_BYTES,
+        input_labels: Sequence[str] | None = None,
     ) -> None:
         self._sources = [str(source) for source in sources] or [STDIN]
-        self._labels = labels(self._sources)
+        self._labels = labels(self._sources) if input_labels is None else list(input_labels)
         self._stdin = stdin
         self._reporter = reporter
         self._allow_empty = allow_empty
