@@ -169,7 +169,7 @@ def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk
         if identity is None:
             identity = f"{lines.origin}#{number}"
             brace = line.index(b"{") + 1
-            line = b"".join((line[:brace], splice_start, str(number).encode(), b'",', line[brace:]))  # noqa: PLW2901
+            line = b"".join((line[:brace], splice_start, str(number).encode(), b'",', line[brace:]))
         pieces.append(line)
         texts.append(document.text.encode())
         ids.append(identity)

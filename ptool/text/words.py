@@ -1,0 +1,119 @@
+"""Words as spans of the text buffer, with what rules ask of a word: its length, and whether it has letters.
+
+Two splitters. `whitespace` is `str.split()`. `cjk`, the default, cuts the same and then makes every ideograph and kana
+a word of its own (a voicing mark or variation selector stays with it), because Chinese and Japanese are written without
+spaces: a page would be one word, and every rule about words would judge noise. Text without such characters, English
+for one, splits the same under both. No dictionary is used: it would be slower by two orders of magnitude, and no two
+of them agree.
+
+One pass over the bytes, about 2 ns each; 21 bytes of memory per word.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ptool.text.batch import WordRule
+from ptool.text.characters import CJK, JOINING, LETTER, SPACE, SYMBOL, character_flags
+from ptool.text.compiled import kernel
+from ptool.text.utf8 import character_at
+
+HAS_LETTER = 1
+"""Flag of a word with at least one letter."""
+HAS_TEXT = 2
+"""Flag of a word with at least one character that is no symbol."""
+
+
+class Words(NamedTuple):
+    """The words of n documents, in order.
+
+    starts, ends   int64[w]      byte span of each word in the text buffer
+    num_chars      int32[w]      its length in code points
+    flags          uint8[w]      HAS_LETTER, HAS_TEXT
+    doc_offsets    int64[n + 1]  where each document's words begin
+    """
+
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    num_chars: npt.NDArray[np.int32]
+    flags: npt.NDArray[np.uint8]
+    doc_offsets: npt.NDArray[np.int64]
+
+    def have(self, flag: int) -> npt.NDArray[np.bool_]:
+        """bool[w]: which words carry `flag`."""
+        return np.not_equal(self.flags & flag, 0)
+
+
+def split_words(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rule: WordRule = "cjk") -> Words:
+    """The words of n texts, text i being the valid UTF-8 at `text[offsets[i]:offsets[i + 1]]`."""
+    # A word of one byte needs a space after it, any other word has two bytes or more.
+    most = (len(text) + len(offsets)) // 2
+    starts = np.empty(most, dtype=np.int64)  # only what is written becomes memory
+    ends = np.empty(most, dtype=np.int64)
+    num_chars = np.empty(most, dtype=np.int32)
+    flags = np.empty(most, dtype=np.uint8)
+    doc_offsets = np.zeros(len(offsets), dtype=np.int64)
+    num_words = _split(text, offsets, character_flags(), rule == "cjk", starts, ends, num_chars, flags, doc_offsets)
+    return Words(starts[:num_words], ends[:num_words], num_chars[:num_words], flags[:num_words], doc_offsets)
+
+
+def word_spans(
+    text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rule: WordRule = "cjk"
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Starts and ends (int64[w]) and document offsets (int64[n + 1]) of `split_words`."""
+    words = split_words(text, offsets, rule)
+    return words.starts, words.ends, words.doc_offsets
+
+
+@kernel
+def _split(
+    text: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    table: npt.NDArray[np.uint8],
+    cjk_apart: bool,
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    num_chars: npt.NDArray[np.int32],
+    flags: npt.NDArray[np.uint8],
+    doc_offsets: npt.NDArray[np.int64],
+) -> int:
+    word = 0
+    for document in range(len(offsets) - 1):
+        position = offsets[document]
+        stop = offsets[document + 1]
+        inside = False  # a word is open
+        alone = False  # the open word is an ideograph: only a joining mark may follow
+        chars = 0
+        found = 0
+        while position < stop:
+            code, size = character_at(text, position)
+            kind = table[code]
+            if inside and (kind & SPACE or (cjk_apart and (kind & CJK or (alone and not kind & JOINING)))):
+                ends[word] = position
+                num_chars[word] = chars
+                flags[word] = found
+                word += 1
+                inside = False
+            if not kind & SPACE:
+                if not inside:
+                    starts[word] = position
+                    inside = True
+                    alone = kind & CJK != 0
+                    chars = 0
+                    found = 0
+                chars += 1
+                if kind & LETTER:
+                    found |= HAS_LETTER
+                if not kind & SYMBOL:
+                    found |= HAS_TEXT
+            position += size
+        if inside:
+            ends[word] = stop
+            num_chars[word] = chars
+            flags[word] = found
+            word += 1
+        doc_offsets[document + 1] = word
+    return word
