@@ -143,9 +143,8 @@ class PackedSplit:
 
         begins = first.copy()
         begins[1:] -= joins[:-1]
-        marks = np.zeros(num_rows * seq_len, dtype=np.int32)
-        marks[begins] = 1
-        marks = marks.reshape(num_rows, seq_len)
+        marks = np.zeros((num_rows, seq_len), dtype=np.int32)
+        marks.reshape(-1)[begins] = 1
         segments = np.cumsum(marks, axis=1, dtype=np.int32) - np.int32(1)
         positions = columns - np.maximum.accumulate(marks * columns, axis=1)
 
@@ -154,7 +153,7 @@ class PackedSplit:
         targets.reshape(-1)[last[~joins]] = NO_TARGET
         used = (spans["start"] + spans["length"])[ends - 1]
         after = self._next[rows]
-        targets[:, -1] = np.where((used == seq_len) & (after >= 0), after, NO_TARGET)
+        targets[:, -1] = np.where(after >= 0, after, NO_TARGET)
         for row in np.flatnonzero(used < seq_len):
             targets[row, used[row] :] = NO_TARGET
             segments[row, used[row] :] = -1

@@ -86,7 +86,7 @@ class SplitWriter:
             assert self._file is not None
             take = min(len(tokens) - done, self._rows_per_shard - self.counts.rows % self._rows_per_shard)
             rows = np.ascontiguousarray(tokens[done : done + take], dtype=self._dtype)
-            self._file.write(memoryview(rows).cast("B"))
+            self._file.write(rows.reshape(-1).view(np.uint8).data)
             self.counts.rows += take
             done += take
         self._next.write(following.astype("<i4").tobytes())
@@ -129,9 +129,9 @@ def write_packed(
     dtype = token_dtype(vocab_size)
     per_shard = rows_per_shard(seq_len, dtype)
     pad_id = eod_id if eod_id is not None else 0
-    identity = {"seq_len": seq_len, "documents": [(name, len(tokens)) for name, _, _, tokens in listed]}
+    config = {"strategy": "concat", "seq_len": seq_len}
     splits: dict[str, SplitCounts] = {}
-    with FolderWriter(folder, identity=identity, force=force) as files:
+    with FolderWriter(folder, stage="pack", config=config, force=force) as files:
         for split in ("train", "holdout"):
             chosen = [document for document in listed if holdout(document[0]) == (split == "holdout")]
             writer = SplitWriter(files.create, split, seq_len=seq_len, dtype=dtype, rows_per_shard=per_shard)
@@ -139,8 +139,7 @@ def write_packed(
                 _write_split(writer, chosen, sources, seq_len=seq_len, pad_id=pad_id)
             splits[split] = writer.counts
         if tokenizer is not None:
-            with files.create(tokenizer.name) as copy:
-                copy.write(tokenizer.read_bytes())
+            files.copy(tokenizer, tokenizer.name)
         layout = PackedLayout(
             seq_len=seq_len,
             vocab_size=vocab_size,
@@ -156,7 +155,7 @@ def write_packed(
         return files.commit(
             new_manifest(
                 "pack",
-                {"strategy": "concat", "seq_len": seq_len},
+                config,
                 num_documents=len(listed),
                 num_tokens=sum(len(tokens) for _, _, _, tokens in listed),
                 num_bytes=sum(size for _, _, size, _ in listed),

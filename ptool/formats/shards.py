@@ -68,7 +68,7 @@ class ShardWriter:
     def add(self, tokens: npt.NDArray[Any], lengths: npt.NDArray[np.int64]) -> None:
         """Append documents of `lengths` tokens each, side by side in `tokens`, whose values the dtype must hold."""
         assert int(lengths.sum()) == len(tokens)
-        self._bin.write(memoryview(np.ascontiguousarray(tokens, dtype=self._dtype)).cast("B"))
+        self._bin.write(np.ascontiguousarray(tokens, dtype=self._dtype).view(np.uint8).data)
         self._lengths.append(lengths.astype(np.int32))
         self.num_tokens += len(tokens)
 
