@@ -4,8 +4,8 @@ A folder without its manifest is work that was not finished, and no command read
 size and sha256; paths in it are relative and cannot leave the folder. What goes down a pipe is one JSON line,
 `{"artefact": "<absolute path>", "manifest": {…}}`, so that the next command finds the folder and knows its history.
 
-Writing in place rather than renaming a whole folder lets a killed run go on with what is missing; `work.json` says whose
-unfinished work a folder holds, so that other people's files are never taken for it.
+Writing in place rather than renaming a whole folder lets a killed run go on with what is missing; `work.json` says
+whose unfinished work a folder holds, so that other people's files are never taken for it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def open_artefact(folder: Path, *, stage: str, verify: bool = False) -> Manifest
     """
     manifest = read_folder_manifest(folder)
     if manifest is None:
-        raise InputError("not a finished artefact: it has no manifest.json", where=str(folder), hint=f"run ptool {stage}")
+        raise InputError("no finished artefact: it has no manifest.json", where=str(folder), hint=f"run ptool {stage}")
     if manifest.stage != stage:
         raise InputError(f"this was made by {manifest.stage}, and the output of {stage} is needed", where=str(folder))
     check_files(folder, manifest, verify=verify)

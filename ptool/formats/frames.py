@@ -49,10 +49,7 @@ def trailer_frame(manifest: Manifest) -> bytes:
     payload = _payload(_TRAILER, encode_manifest(manifest))
     total = 8 + len(payload) + _LOCATOR.size
     return (
-        SKIPPABLE_MAGIC
-        + struct.pack("<I", len(payload) + _LOCATOR.size)
-        + payload
-        + _LOCATOR.pack(total, _LOCATOR_TAG)
+        SKIPPABLE_MAGIC + struct.pack("<I", len(payload) + _LOCATOR.size) + payload + _LOCATOR.pack(total, _LOCATOR_TAG)
     )
 
 

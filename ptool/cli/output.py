@@ -1,0 +1,258 @@
+"""Everything a person or a script gets to see: stdout is the product, stderr is for people.
+
+The only module that imports rich, and only when stderr is a terminal and there is something to draw. Without a
+terminal, progress is one line a minute and one at the end. `NO_COLOR`, `TERM=dumb` and `--color never` mean that not
+one escape byte is written.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptool.errors import PtoolError, UsageError
+from ptool.units import format_bytes, format_count, format_duration
+
+if TYPE_CHECKING:
+    from ptool.formats.manifests import Manifest
+
+_SECONDS_BETWEEN_LINES = 60.0
+
+
+class Out:
+    """Where a command's words go. It is a `Reporter` for the library."""
+
+    def __init__(
+        self,
+        *,
+        json_mode: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        progress: bool = True,
+        color: str = "auto",
+    ) -> None:
+        self.json_mode = json_mode
+        self.quiet = quiet
+        self.verbose = verbose
+        self.color = color
+        self._progress = _Progress(enabled=progress and not quiet, color=self.colored(2))
+
+    @property
+    def reporter(self) -> Out:
+        """What a library function reports to."""
+        return self
+
+    def colored(self, descriptor: int) -> bool:
+        """Whether escape bytes belong on this descriptor."""
+        if self.color != "auto":
+            return self.color == "always"
+        plain = "NO_COLOR" in os.environ or os.environ.get("TERM", "") in ("", "dumb")
+        return not plain and os.isatty(descriptor)
+
+    def notice(self, text: str) -> None:
+        """One line for people, on stderr."""
+        if not self.quiet:
+            self._to_stderr(f"ptool: {text}\n")
+
+    def detail(self, text: str) -> None:
+        """A line for people who asked for more (`-v`)."""
+        if self.verbose:
+            self._to_stderr(f"ptool: {text}\n")
+
+    def progress(self, done: int, total: int | None, *, unit: str, detail: str = "") -> None:
+        """Work done so far; shown on a terminal, or once a minute."""
+        self._progress.update(done, total, unit, detail)
+
+    def show_progress(self) -> None:
+        """Print where the work is, now (SIGUSR1)."""
+        self._progress.print_line()
+
+    def summary(self, rows: Sequence[tuple[str, str]], *, title: str = "") -> None:
+        """A short table of names and values for people, on stderr."""
+        if self.quiet or not rows:
+            return
+        width = max(len(name) for name, _ in rows)
+        head = f"{title}\n" if title else ""
+        self._to_stderr(head + "".join(f"  {name:<{width}}  {value}\n" for name, value in rows))
+
+    def text(self, text: str) -> None:
+        """Text that is the product, on stdout."""
+        self._progress.clear()
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+
+    def json(self, value: Any) -> None:
+        """One JSON object, on stdout."""
+        import msgspec
+
+        self._progress.clear()
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+        sys.stdout.flush()
+
+    def artefact(self, folder: Path, manifest: Manifest, rows: Sequence[tuple[str, str]] = ()) -> None:
+        """The line that the next command reads, on stdout; `rows` for people."""
+        from ptool.formats.artefacts import artefact_line
+
+        self.finish_progress()
+        self.summary(rows)
+        sys.stdout.write(artefact_line(folder, manifest).decode())
+        sys.stdout.flush()
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], *, descriptor: int = 2) -> None:
+        """Aligned columns for people: the first to the left, the others to the right."""
+        if descriptor == 2 and self.quiet:
+            return
+        stream = sys.stderr if descriptor == 2 else sys.stdout
+        self._progress.clear()
+        if self.colored(descriptor):
+            _rich_table(header, rows, stream)
+        else:
+            stream.write(plain_table(header, rows))
+        stream.flush()
+
+    def error(self, error: PtoolError) -> None:
+        """One failure, on stderr: a line for people, or an object with `--json`."""
+        if self.json_mode:
+            import msgspec
+
+            body = {"code": error.exit_code, "message": error.message, "where": error.where, "hint": error.hint}
+            self._to_stderr(msgspec.json.encode({"error": body}).decode() + "\n")
+            return
+        where = f"{error.where}: " if error.where else ""
+        hint = f"\n  hint: {error.hint}" if error.hint else ""
+        self._to_stderr(f"ptool: {where}{error.message}{hint}\n")
+
+    def finish_progress(self) -> None:
+        """The last progress line."""
+        self._progress.finish()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.clear()
+
+    def _to_stderr(self, text: str) -> None:
+        self._progress.clear()
+        try:
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass  # stderr is closed: nobody is listening, and that is no failure
+
+
+class _Progress:
+    """Progress of one piece of work: a bar on a terminal, a line a minute elsewhere."""
+
+    def __init__(self, *, enabled: bool, color: bool) -> None:
+        self._enabled = enabled
+        self._terminal = enabled and os.isatty(2) and os.environ.get("TERM", "") not in ("", "dumb")
+        self._color = color
+        self._bar: Any = None
+        self._task: Any = None
+        self._started = self._printed = self._drawn = time.monotonic()
+        self._state: tuple[int, int | None, str, str] | None = None
+
+    def update(self, done: int, total: int | None, unit: str, detail: str) -> None:
+        self._state = (done, total, unit, detail)
+        now = time.monotonic()
+        if self._terminal:
+            if now - self._drawn > 0.1:
+                self._drawn = now
+                self._draw()
+        elif self._enabled and now - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._printed = now
+            self.print_line()
+
+    def finish(self) -> None:
+        if self._terminal:
+            self.clear()
+        elif self._enabled and self._state is not None and time.monotonic() - self._started >= 1.0:
+            self.print_line()
+        self._state = None
+
+    def print_line(self) -> None:
+        line = self._line()
+        sys.stderr.write(f"ptool: {line}\n")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _line(self) -> str:
+        if self._state is None:
+            return "nothing done yet"
+        done, total, unit, detail = self._state
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        show = format_bytes if unit == "bytes" else format_count
+        text = show(done) + (f" of {show(total)}" if total else "")
+        if unit != "bytes":
+            text += f" {unit}"
+        text += f", {show(int(done / seconds))}/s"
+        if total and 0 < done < total:
+            text += f", {format_duration(seconds / done * (total - done))} left"
+        return f"{text}, {detail}" if detail else text
+
+    def _draw(self) -> None:
+        if self._state is None:
+            return
+        done, total, _, _ = self._state
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            console = Console(stderr=True, no_color=not self._color, highlight=False)
+            columns = [BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)]
+            self._bar = Progress(
+                *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
+            self._task = self._bar.add_task("", total=total)
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total, description=self._line())
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in plain text, two spaces apart."""
+    lines = [list(header), *[list(row) for row in rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    text = ""
+    for line in lines:
+        cells = [
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text += "  ".join(cells).rstrip() + "\n"
+    return text
+
+
+def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])
+    Console(file=stream, force_terminal=True).print(table)
+
+
+_current = Out()
+
+
+def configure(*, json_mode: bool, quiet: bool, verbose: bool, progress: bool, color: str) -> None:
+    """Set how this process speaks; called once, before the command."""
+    global _current  # noqa: PLW0603 (one process has one terminal)
+    if quiet and verbose:
+        raise UsageError("--quiet and --verbose exclude each other")
+    _current = Out(json_mode=json_mode, quiet=quiet, verbose=verbose, progress=progress, color=color)
+
+
+def current() -> Out:
+    """How this process speaks."""
+    return _current
