@@ -1,0 +1,1 @@
+"""How well a trained decoder predicts text it was not trained on."""
