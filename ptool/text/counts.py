@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ptool.text.compiled import kernel
-from ptool.text.words import Words
 
 
 def sum_by_document(values: npt.NDArray[np.generic], doc_offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -24,8 +23,14 @@ def count_substring(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64],
     return _count_substring(text, offsets, np.frombuffer(wanted.encode(), dtype=np.uint8))
 
 
-def count_distinct(text: npt.NDArray[np.uint8], words: Words, wanted: Iterable[str]) -> npt.NDArray[np.int64]:
-    """int64[n]: how many of the words `wanted` are among the words of each text at least once.
+def count_distinct(
+    text: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    doc_offsets: npt.NDArray[np.int64],
+    wanted: Iterable[str],
+) -> npt.NDArray[np.int64]:
+    """int64[n]: how many of the words `wanted` are among the words (spans of `text`) of each document at least once.
 
     Words are compared byte by byte, so case counts. Made for short lists: each word of the text is compared with every
     wanted word of its length.
@@ -33,7 +38,7 @@ def count_distinct(text: npt.NDArray[np.uint8], words: Words, wanted: Iterable[s
     encoded = [word.encode() for word in sorted(set(wanted))]
     lengths = np.array([len(word) for word in encoded], dtype=np.int64)
     letters = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    return _count_distinct(text, words.starts, words.ends, words.doc_offsets, letters, lengths)
+    return _count_distinct(text, starts, ends, doc_offsets, letters, lengths)
 
 
 @kernel

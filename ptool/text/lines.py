@@ -7,29 +7,53 @@ pass, about 1 ns per byte and 32 bytes of memory per line.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ptool.text.characters import LINE_BREAK, SPACE, character_flags
 from ptool.text.compiled import kernel
+from ptool.text.counts import sum_by_document
 from ptool.text.utf8 import character_at
 
 
-class LineSpans(NamedTuple):
-    """The lines of n documents, in order; byte offsets into the text buffer, line ends left out.
+@dataclass(frozen=True, eq=False)
+class LineSpans:
+    """The lines of n documents, in order; byte offsets into `text`, line ends left out.
 
+    text                        uint8[total]  the buffer that the spans point into
     starts, ends                int64[l]      the line
     stripped_starts, _ends      int64[l]      the line without whitespace at its edges (both `ends` for a blank one)
     doc_offsets                 int64[n + 1]  where each document's lines begin
     """
 
+    text: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
     stripped_starts: npt.NDArray[np.int64]
     stripped_ends: npt.NDArray[np.int64]
     doc_offsets: npt.NDArray[np.int64]
+
+    @property
+    def num_lines(self) -> npt.NDArray[np.int64]:
+        """int64[n]: lines of each document."""
+        return np.diff(self.doc_offsets)
+
+    def num_starting(self, *marks: str) -> npt.NDArray[np.int64]:
+        """int64[n]: lines whose first characters, whitespace aside, are one of `marks`."""
+        return self._num_at(marks, at_end=False)
+
+    def num_ending(self, *marks: str) -> npt.NDArray[np.int64]:
+        """int64[n]: lines whose last characters, whitespace aside, are one of `marks`."""
+        return self._num_at(marks, at_end=True)
+
+    def _num_at(self, marks: tuple[str, ...], *, at_end: bool) -> npt.NDArray[np.int64]:
+        found = np.zeros(len(self.starts), dtype=np.bool_)
+        for mark in marks:
+            wanted = np.frombuffer(mark.encode(), dtype=np.uint8)
+            _mark_edges(self.text, self.stripped_starts, self.stripped_ends, wanted, at_end, found)
+        return sum_by_document(found, self.doc_offsets)
 
 
 def split_lines(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> LineSpans:
@@ -38,7 +62,7 @@ def split_lines(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> 
     spans = np.empty((4, _most_lines(text) + len(offsets)), dtype=np.int64)
     num_lines = _split(text, offsets, character_flags(), spans, doc_offsets)
     starts, ends, stripped_starts, stripped_ends = spans[:, :num_lines]
-    return LineSpans(starts, ends, stripped_starts, stripped_ends, doc_offsets)
+    return LineSpans(text, starts, ends, stripped_starts, stripped_ends, doc_offsets)
 
 
 @kernel
@@ -88,3 +112,23 @@ def _split(
             line += 1
         doc_offsets[document + 1] = line
     return line
+
+
+@kernel
+def _mark_edges(
+    text: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    wanted: npt.NDArray[np.uint8],
+    at_end: bool,
+    found: npt.NDArray[np.bool_],
+) -> None:
+    size = len(wanted)
+    for line in range(len(starts)):
+        if ends[line] - starts[line] >= size:
+            first = ends[line] - size if at_end else starts[line]
+            matched = 0
+            while matched < size and text[first + matched] == wanted[matched]:
+                matched += 1
+            if matched == size:
+                found[line] = True

@@ -11,7 +11,9 @@ One pass over the bytes, about 2 ns each; 21 bytes of memory per word.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from ptool.text.batch import WordRule
 from ptool.text.characters import CJK, JOINING, LETTER, SPACE, SYMBOL, character_flags
 from ptool.text.compiled import kernel
+from ptool.text.counts import count_distinct, sum_by_document
 from ptool.text.utf8 import character_at
 
 HAS_LETTER = 1
@@ -27,24 +30,47 @@ HAS_TEXT = 2
 """Flag of a word with at least one character that is no symbol."""
 
 
-class Words(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Words:
     """The words of n documents, in order.
 
-    starts, ends   int64[w]      byte span of each word in the text buffer
+    text           uint8[total]  the buffer that the spans point into
+    starts, ends   int64[w]      byte span of each word
     num_chars      int32[w]      its length in code points
     flags          uint8[w]      HAS_LETTER, HAS_TEXT
     doc_offsets    int64[n + 1]  where each document's words begin
     """
 
+    text: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
     num_chars: npt.NDArray[np.int32]
     flags: npt.NDArray[np.uint8]
     doc_offsets: npt.NDArray[np.int64]
 
-    def have(self, flag: int) -> npt.NDArray[np.bool_]:
-        """bool[w]: which words carry `flag`."""
-        return np.not_equal(self.flags & flag, 0)
+    @property
+    def num_words(self) -> npt.NDArray[np.int64]:
+        """int64[n]: words of each document."""
+        return np.diff(self.doc_offsets)
+
+    @cached_property
+    def num_with_letters(self) -> npt.NDArray[np.int64]:
+        """int64[n]: words with at least one letter."""
+        return sum_by_document(self.flags & HAS_LETTER != 0, self.doc_offsets)
+
+    @cached_property
+    def num_with_text(self) -> npt.NDArray[np.int64]:
+        """int64[n]: words with at least one character that is no symbol."""
+        return sum_by_document(self.flags & HAS_TEXT != 0, self.doc_offsets)
+
+    @cached_property
+    def chars_with_text(self) -> npt.NDArray[np.int64]:
+        """int64[n]: code points of the words counted by `num_with_text`."""
+        return sum_by_document(self.num_chars * (self.flags & HAS_TEXT != 0), self.doc_offsets)
+
+    def num_distinct(self, wanted: Iterable[str]) -> npt.NDArray[np.int64]:
+        """int64[n]: how many of the words `wanted` each document has at least once; case counts."""
+        return count_distinct(self.text, self.starts, self.ends, self.doc_offsets, wanted)
 
 
 def split_words(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rule: WordRule = "cjk") -> Words:
@@ -57,7 +83,7 @@ def split_words(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rul
     flags = np.empty(most, dtype=np.uint8)
     doc_offsets = np.zeros(len(offsets), dtype=np.int64)
     num_words = _split(text, offsets, character_flags(), rule == "cjk", starts, ends, num_chars, flags, doc_offsets)
-    return Words(starts[:num_words], ends[:num_words], num_chars[:num_words], flags[:num_words], doc_offsets)
+    return Words(text, starts[:num_words], ends[:num_words], num_chars[:num_words], flags[:num_words], doc_offsets)
 
 
 def word_spans(
