@@ -1,9 +1,9 @@
 """Many inputs into one folder: an output for each input, made by any number of tasks, and nobody in charge.
 
-The plan (`plan.json`) is a function of the inputs and the configuration, so every task writes the same one. A task takes
-its share of the inputs and makes their outputs, each with a manifest of its own; the one that finds all of them complete
-writes the folder's `manifest.json`, whose bytes are the same whoever does it. A run that was killed, or some of whose
-tasks were, goes on with what is missing.
+The plan (`plan.json`) is a function of the inputs and the configuration, so every task writes the same one. A task
+takes its share of the inputs and makes their outputs, each with a manifest of its own beside it; the one that finds all
+of them complete writes the folder's `manifest.json`, whose bytes are the same whoever does it. A run that was killed,
+or some of whose tasks were, goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def run_folder(
     mine: Sequence[int],
     make: Callable[[int, Path], StageReport],
 ) -> tuple[list[StageReport], Manifest | None]:
-    """Make the outputs `mine` by `make(position, path)`; returns their reports, and the folder's manifest if complete."""
+    """Make the outputs `mine` by `make(position, path)`; their reports, and the folder's manifest once complete."""
     reports = []
     for position in mine:
         path = folder / plan.outputs[position]

@@ -41,6 +41,8 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     force: bool = False
     compress: bool = True
     """False: plain JSON lines, whatever the output is called."""
+    manifest_beside: bool = False
+    """Also write `NAME.manifest.json` beside a compressed output, as folders of outputs have it."""
 
 
 DEFAULTS = StreamOptions()
@@ -109,7 +111,7 @@ class TransformRun:
                     raise _exists(rejects, f"is no rejects stream of ptool {self._stage}")
             self._ledger = Ledger(self._stage, self._options.policy, compress=self._options.compress)
             for path in self._outputs:
-                self._parts.append(_Part(path, self._stage, self._options.compress and not is_plain(path)))
+                self._parts.append(_Part(path, self._stage, self._options))
         except BaseException:
             self._discard()
             raise
@@ -215,9 +217,10 @@ class TransformRun:
 class _Part:
     """One output of a run."""
 
-    def __init__(self, path: Path | None, stage: str, compress: bool) -> None:
+    def __init__(self, path: Path | None, stage: str, options: StreamOptions) -> None:
+        compress = options.compress and not is_plain(path)
         self._path = path
-        self._compress = compress
+        self._beside = options.manifest_beside or not compress  # plain lines have no trailer to carry it
         self._pending = PendingFile(path) if path is not None else None
         self.digest = DocumentsDigest()
         self.writer = StreamWriter(self._pending.file if self._pending else stdout(), stage=stage, compress=compress)
@@ -230,8 +233,9 @@ class _Part:
     def publish(self, manifest: Manifest, record: RunRecord) -> None:
         if self._path is None or self._pending is None:
             return
+        manifest_beside(self._path).unlink(missing_ok=True)  # that of an output being replaced
         self._pending.publish()
-        if not self._compress:  # plain lines have no trailer to carry it
+        if self._beside:
             write_bytes(manifest_beside(self._path), encode_manifest(_with_documents(manifest, self)) + b"\n")
         record.write(self._path)
 
