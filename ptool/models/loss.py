@@ -61,7 +61,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         size = chunk_tokens(weight.shape[0])
         for first in range(0, hidden.shape[0], size):
             x, y = hidden[first : first + size], targets[first : first + size]
-            logits = F.linear(x, weight).float()
+            scores = F.linear(x, weight)  # bf16 under autocast, whatever the weight's type: the products below follow
+            logits = scores.float()
             losses, log_sum = _losses(logits, y)
             total += losses.sum()
             if grad_weight is None or grad_hidden is None:
@@ -70,12 +71,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             error = logits.sub_(log_sum[:, None]).exp_()  # softmax, in the place of the logits
             error[torch.arange(len(y), device=y.device), y.clamp(min=0)] -= 1
             error.mul_(scored[:, None])
-            error = error.to(weight.dtype)
-            torch.mm(error, weight, out=grad_hidden[first : first + size])
-            if weight.dtype == torch.float32:
+            if scores.dtype == torch.float32:
+                torch.mm(error, weight, out=grad_hidden[first : first + size])
                 grad_weight.addmm_(error.t(), x)
             else:
-                grad_weight += torch.mm(error.t(), x)
+                error = error.to(scores.dtype)
+                grad_hidden[first : first + size] = torch.mm(error, weight.to(scores.dtype))
+                grad_weight += torch.mm(error.t(), x.to(scores.dtype))
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total

@@ -114,3 +114,17 @@ def test_a_fresh_decoder_knows_nothing():
     batch = packed_batch([[16]] * 8, 16, SMALL.vocab_size)
     loss, num_targets = Decoder(SMALL, seed=0)(*batch)
     assert (loss / num_targets).item() == pytest.approx(torch.tensor(61.0).log().item(), abs=0.05)
+
+
+def test_autocast_gives_fp32_gradients_close_to_the_exact_ones():
+    decoder = Decoder(SMALL, seed=3)
+    batch = packed_batch([[7, 9], [5, 1, 4]], 16, SMALL.vocab_size)
+    exact, _ = decoder(*batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = decoder(*batch)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact.item(), rel=1e-2)
+    mine, true = gradients(decoder, found), gradients(decoder, exact)
+    for name in true:
+        assert mine[name].dtype == torch.float32
+        assert (mine[name] - true[name]).norm() < 0.05 * true[name].norm(), name
