@@ -1,0 +1,1 @@
+"""Heuristic filters: measurements of documents, each with an accepted range."""
