@@ -1,0 +1,170 @@
+"""Everything around a stage's decisions: conservation, up to date or refused, and nothing after a failure."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from ptool.errors import BadDocument, DamagedInput, TooManyRejected, UsageError
+from ptool.formats import stages
+from ptool.formats.ledger import ErrorPolicy, splice
+from ptool.formats.stages import StageReport, StreamOptions, TransformRun, read_manifest
+from ptool.formats.streams import StreamReader
+
+LINES = [f'{{"text":"{n}","id":"{n}"}}\n'.encode() for n in range(10)]
+
+
+def run(
+    inputs: list[Path],
+    output: Path | list[Path] | None,
+    *,
+    rejects: Path | None = None,
+    config: dict[str, object] | None = None,
+    **options: object,
+) -> StageReport:
+    """A stage that keeps even numbers, drops odd ones, and takes "9" for no document."""
+    policy = ErrorPolicy(on_error="reject", max_errors=5, rejects=rejects)
+    settings = StreamOptions(**{"policy": policy, **options})  # type: ignore[arg-type]
+    with TransformRun("filter", config or {"keep": "even"}, inputs, output, options=settings) as stage:
+        if not stage.up_to_date:
+            for lines in stage.lines():
+                stage.at(lines)
+                for number, line in enumerate(lines.data.splitlines(keepends=True), lines.first_number):
+                    value = int(json.loads(line)["text"])
+                    if value == 9:
+                        stage.reject(line, path=lines.path, number=number, message="nine is no document")
+                    elif value % 2:
+                        stage.drop(line, {"rule": "odd", "value": value})
+                    else:
+                        stage.keep(line, 1)
+        return stage.finish()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in 文.jsonl"
+    path.write_bytes(b"".join(LINES))
+    return path
+
+
+def documents(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for lines in StreamReader([path]) for line in lines.data.splitlines()]
+
+
+def test_every_document_is_kept_dropped_or_rejected(source: Path, tmp_path: Path) -> None:
+    report = run([source], tmp_path / "out.jsonl.zst", rejects=tmp_path / "rejects.jsonl.zst")
+    counts = report.manifest.counts
+    assert counts is not None
+    assert (counts.read, counts.kept, counts.dropped, counts.rejected) == (10, 5, 4, 1)
+    assert [d["id"] for d in documents(tmp_path / "out.jsonl.zst")] == ["0", "2", "4", "6", "8"]
+    rejects = documents(tmp_path / "rejects.jsonl.zst")
+    assert rejects[0] == {"ptool": {"stage": "filter", "rule": "odd", "value": 1}, "text": "1", "id": "1"}
+    assert rejects[-1]["ptool"] == {"stage": "filter", "reason": "nine is no document", "file": str(source), "line": 10}
+    assert rejects[-1]["raw"] == LINES[9].decode().rstrip("\n")
+    assert read_manifest(tmp_path / "out.jsonl.zst") == report.manifest
+
+
+def test_a_second_run_is_up_to_date_and_touches_nothing(source: Path, tmp_path: Path) -> None:
+    first = run([source], tmp_path / "out.zst")
+    before = (tmp_path / "out.zst").stat()
+    again = run([source], tmp_path / "out.zst")
+    assert again.up_to_date
+    assert again.manifest == first.manifest
+    assert (tmp_path / "out.zst").stat() == before
+
+
+@pytest.mark.parametrize("change", ["config", "input", "foreign output"])
+def test_an_output_of_other_work_is_refused_without_force(source: Path, tmp_path: Path, change: str) -> None:
+    output = tmp_path / "out.zst"
+    run([source], output)
+    config = {"keep": "odd"} if change == "config" else None
+    if change == "input":
+        source.write_bytes(b"".join(LINES[:4]))
+    if change == "foreign output":
+        output.write_bytes(b"somebody's\n")
+    before = output.read_bytes()
+    with pytest.raises(UsageError, match="--force"):
+        run([source], output, config=config)
+    assert output.read_bytes() == before
+    assert not run([source], output, config=config, force=True).up_to_date
+
+
+def test_no_output_stands_after_a_failure(source: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.zst"
+    run([source], whole)
+    source.write_bytes(whole.read_bytes()[:-20])
+    for path in (whole, tmp_path / "whole.zst.run.json"):
+        path.unlink()
+    with pytest.raises(DamagedInput):
+        run([source], tmp_path / "out.zst", rejects=tmp_path / "rejects.zst")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [source.name]
+
+
+def test_what_went_to_a_pipe_before_a_failure_has_no_trailer(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = io.BytesIO()
+    monkeypatch.setattr(stages, "stdout", lambda: pipe)
+    source.write_bytes(b"".join(LINES) + b"{broken\n")
+    with pytest.raises(ValueError, match="property name"):
+        run([source], None)
+    assert pipe.getvalue(), "the header goes out before anything is read"
+    with pytest.raises(DamagedInput, match="upstream failed"):
+        list(StreamReader(["-"], stdin=io.BytesIO(pipe.getvalue())))
+
+
+def test_a_line_that_is_no_document_stops_the_run_by_default(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadDocument, match=r"in 文.jsonl:10: nine is no document .*--on-error reject"):
+        run([source], tmp_path / "out.zst", policy=ErrorPolicy())
+    assert not (tmp_path / "out.zst").exists()
+
+
+def test_too_many_rejected_lines_are_told_after_everything_is_written(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(TooManyRejected) as caught:
+        run([source], tmp_path / "out.zst", policy=ErrorPolicy(on_error="reject", max_errors=0))
+    assert caught.value.exit_code == 3
+    assert len(documents(tmp_path / "out.zst")) == 5
+
+
+def test_plain_output_has_its_manifest_beside_it_and_is_up_to_date_too(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    report = run([source], output)
+    assert output.read_bytes() == b"".join(LINES[0:9:2])
+    assert read_manifest(output) == report.manifest
+    assert run([source], output).up_to_date
+
+
+def test_one_output_for_each_input_holds_that_inputs_documents(tmp_path: Path) -> None:
+    sources = []
+    for number in range(3):
+        path = tmp_path / f"in{number}.jsonl"
+        path.write_bytes(b"".join(LINES[number * 3 : number * 3 + 3]))
+        sources.append(path)
+    outputs = [tmp_path / f"out{number}.zst" for number in range(3)]
+    run(sources, outputs)
+    assert [[d["id"] for d in documents(path)] for path in outputs] == [["0", "2"], ["4"], ["6", "8"]]
+
+
+def test_the_manifest_names_what_came_in_and_from_whom(source: Path, tmp_path: Path) -> None:
+    run([source], tmp_path / "a.zst")
+    second = run([tmp_path / "a.zst"], tmp_path / "b.zst").manifest
+    first = read_manifest(tmp_path / "a.zst")
+    assert second.upstream == [first]
+    assert first is not None
+    assert second.documents_in == first.documents_out
+
+
+def test_outputs_that_are_inputs_are_refused(source: Path, tmp_path: Path) -> None:
+    before = source.read_bytes()
+    for output, rejects in ((source, None), (tmp_path / "a", tmp_path / "a"), (tmp_path / "b", source)):
+        with pytest.raises(UsageError, match="is also"):
+            run([source], output, rejects=rejects, force=True)
+    assert source.read_bytes() == before
+
+
+def test_splicing_changes_nothing_else() -> None:
+    assert splice(b'  { "text" : 1 }\n', b'"id":"a"') == b'  {"id":"a", "text" : 1 }\n'
+    assert splice(b"{ }\n", b'"id":"a"') == b'{"id":"a" }\n'
