@@ -62,6 +62,7 @@ def _run(arguments: list[str]) -> int:
     from ptool.cli.output import current
 
     name = arguments[0]
+    current().json_mode = "--json" in arguments  # also for an error that stops the parsing of it
     try:
         if name not in COMMANDS:
             from ptool.plugins import unknown
@@ -114,8 +115,21 @@ def build(command: Command) -> Any:
 
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     function = getattr(import_module(command.module), command.function)
-    app.command(name=command.name)(_with_common_options(function))
-    return typer.main.get_command(app)
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    app.command(name=command.name, help=_help(function), context_settings=settings)(_with_common_options(function))
+    parser = typer.main.get_command(app)
+    for parameter in parser.params:
+        if hasattr(parameter, "show_envvar"):
+            parameter.show_envvar = False  # ptool(1) says once how the variables are called
+    return parser
+
+
+def _help(function: Callable[..., Any]) -> str:
+    r"""The docstring, with blocks that are indented (examples) kept as they are (`\b` tells typer so)."""
+    import inspect
+
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(f"\b\n{text}" if "\n    " in text or text.startswith("    ") else text for text in paragraphs)
 
 
 def _with_common_options(function: Callable[..., Any]) -> Callable[..., Any]:

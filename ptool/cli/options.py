@@ -73,19 +73,30 @@ SourceKey = Annotated[str, typer.Option("--source-key", metavar="KEY", help="Fie
 COMMON: dict[str, inspect.Parameter] = {
     name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
     for name, default, annotation in (
-        ("json_mode", False, Annotated[bool, typer.Option("--json", help="Report as JSON; errors too, on stderr.")]),
-        ("quiet", False, Annotated[bool, typer.Option("--quiet", "-q", help="No notices, no progress.")]),
-        ("verbose", False, Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]),
         (
-            "progress",
-            True,
-            Annotated[
-                bool, typer.Option(" /--no-progress", envvar="PTOOL_PROGRESS", help="No progress on a terminal.")
-            ],
+            "json_mode",
+            False,
+            Annotated[bool, typer.Option("--json", envvar="PTOOL_JSON", help="Report as JSON; errors too, on stderr.")],
         ),
-        ("color", "auto", Annotated[Color, typer.Option("--color", help="Colour on a terminal.")]),
+        (
+            "quiet",
+            False,
+            Annotated[bool, typer.Option("--quiet", "-q", envvar="PTOOL_QUIET", help="No notices, no progress.")],
+        ),
+        ("verbose", False, Annotated[bool, typer.Option("--verbose", "-v", envvar="PTOOL_VERBOSE", help="Say more.")]),
+        (
+            "no_progress",
+            False,
+            Annotated[bool, typer.Option("--no-progress", envvar="PTOOL_NO_PROGRESS", help="No progress shown.")],
+        ),
+        (
+            "color",
+            "auto",
+            Annotated[Color, typer.Option("--color", envvar="PTOOL_COLOR", help="Colour on a terminal.")],
+        ),
     )
 }
+"""The options of every command, by the names that `output.configure` takes them under."""
 
 
 def stream_inputs(inputs: list[str] | None) -> list[str]:

@@ -245,12 +245,12 @@ def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: An
 _current = Out()
 
 
-def configure(*, json_mode: bool, quiet: bool, verbose: bool, progress: bool, color: str) -> None:
+def configure(*, json_mode: bool, quiet: bool, verbose: bool, no_progress: bool, color: str) -> None:
     """Set how this process speaks; called once, before the command."""
     global _current  # noqa: PLW0603 (one process has one terminal)
     if quiet and verbose:
         raise UsageError("--quiet and --verbose exclude each other")
-    _current = Out(json_mode=json_mode, quiet=quiet, verbose=verbose, progress=progress, color=color)
+    _current = Out(json_mode=json_mode, quiet=quiet, verbose=verbose, progress=not no_progress, color=color)
 
 
 def current() -> Out:
