@@ -24,6 +24,7 @@ import msgspec
 from ptool import plugins
 from ptool.errors import UsageError
 from ptool.filtering.protocol import Rule
+from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import WordRule
 from ptool.units import parse_count, parse_fraction, parse_number
 
@@ -132,6 +133,20 @@ def read_words(name: str) -> WordRule:
         if rule == name:
             return rule
     raise plugins.unknown("word splitter", name, valid)
+
+
+def choose_recipe(
+    preset: str | None, rules: Sequence[str] = (), *, words: str | None = None, reporter: Reporter = SILENT
+) -> Recipe:
+    """The recipe that a command line asks for: a preset, changed by `rules`, or the rules alone.
+
+    With neither, it is DEFAULT_PRESET, and a notice says so.
+    """
+    if preset is None and not rules:
+        reporter.notice(f"no --preset and no --rule: using --preset {DEFAULT_PRESET}")
+        preset = DEFAULT_PRESET
+    recipe = with_rules(None if preset is None else load_preset(preset), rules)
+    return recipe if words is None else msgspec.structs.replace(recipe, words=read_words(words))
 
 
 def with_rules(recipe: Recipe | None, texts: Sequence[str]) -> Recipe:

@@ -1,0 +1,134 @@
+"""`ptool filter`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ptool.cli import options as opt
+from ptool.cli.output import Out, current
+from ptool.units import parse_count
+
+if TYPE_CHECKING:
+    from ptool.filtering.run import Filtering
+    from ptool.formats.manifests import Counts
+
+
+def filter_(
+    inputs: opt.Inputs = None,
+    output: opt.StreamOutput = None,
+    rejects: opt.RejectsFile = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A recipe of rules by name; --list-rules shows which there are.")
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PARAMETER=VALUE,...]",
+            help="A rule, with bounds (min=, max=) of your own; changes the preset's rule of that name, or adds one.",
+        ),
+    ] = None,
+    words: Annotated[
+        Literal["cjk", "whitespace"] | None,
+        typer.Option(help="What a word is; default cjk: as whitespace, and each ideograph and kana is one."),
+    ] = None,
+    list_rules: Annotated[bool, typer.Option("--list-rules", help="List all rules and end.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what each rule would drop from a sample; write nothing.")
+    ] = False,
+    sample: Annotated[
+        int, typer.Option(parser=parse_count, metavar="N", help="Documents of each input for --dry-run.")
+    ] = 10_000,
+    shard: opt.Shard = None,
+    jobs: opt.Jobs = None,
+    text_key: opt.TextKey = "text",
+    id_key: opt.IdKey = "id",
+    source_key: opt.SourceKey = "source",
+    on_error: opt.OnError = "fail",
+    max_errors: opt.MaxErrors = 0,
+    allow_empty: opt.AllowEmpty = False,
+    compress: opt.Compress = "zstd",
+    force: opt.Force = False,
+) -> None:
+    """Keep the documents that a set of rules accepts.
+
+    A rule measures every document (its words, its share of bullet lines) and accepts a range of values, bounds
+    included. A document is dropped by the first rule, in the recipe's order, whose range does not hold its value; a
+    kept document's line goes out as the same bytes. Nothing is edited.
+
+    --preset names a recipe. --rule changes a bound of it or adds a rule; without --preset, the rules given are the
+    whole recipe. `max=none` lifts a bound. With neither option the preset is gopher-quality, which is made for English
+    prose: it drops documents without English stop words.
+
+    Every dropped document goes to --rejects with the rule, the value and the accepted range; lines that are no
+    documents go there too with --on-error reject. With `-o FOLDER/` every input has an output of its own, --rejects
+    names a folder, and --shard shares the inputs out among tasks.
+
+    --dry-run reads the first documents of each input (--sample) and prints, for each rule, the share of documents that
+    fail it and the share that it would be the first to drop.
+
+    Examples:
+        ptool filter crawl.jsonl.zst --preset gopher-quality -o clean.jsonl.zst --rejects dropped.jsonl.zst
+        ptool filter crawl/*.jsonl.zst --rule word-count:min=20 | ptool dedup -o clean.jsonl.zst
+        ptool filter crawl/*.jsonl.zst --rule mean-word-length:max=12 --dry-run
+    """
+    from ptool.filtering.recipe import choose_recipe
+    from ptool.filtering.run import Filtering, filter_to
+    from ptool.formats.ledger import ErrorPolicy
+    from ptool.formats.stages import StreamOptions, refuse_terminal
+    from ptool.text.batch import Keys
+
+    out = current()
+    if list_rules:
+        _show_rules(out)
+        return
+    filtering = Filtering(
+        recipe=choose_recipe(preset, rule or [], words=words, reporter=out.reporter),
+        keys=Keys(text=text_key, id=id_key, source=source_key),
+        options=StreamOptions(
+            policy=ErrorPolicy(on_error=on_error, max_errors=max_errors, rejects=rejects),
+            allow_empty=allow_empty,
+            force=force,
+            compress=compress == "zstd",
+        ),
+        jobs=opt.resolve_jobs(jobs),
+    )
+    sources = opt.stream_inputs(inputs)
+    if dry_run:
+        _show_rates(out, filtering, sources, sample)
+        return
+    if output in (None, "-"):
+        refuse_terminal(filtering.options.compress)
+    _show_counts(out, filter_to(filtering, sources, output, shard=shard, reporter=out.reporter), output)
+
+
+def _show_rules(out: Out) -> None:
+    from ptool.filtering.report import list_rules as describe_rules, rules_text
+
+    if out.json_mode:
+        out.json(describe_rules())
+    else:
+        out.text(rules_text())
+
+
+def _show_rates(out: Out, filtering: Filtering, sources: list[str], sample: int) -> None:
+    from ptool.filtering.rates import find_rates
+    from ptool.filtering.report import rates_json, rates_table
+
+    found = find_rates(sources, filtering.recipe, keys=filtering.keys, sample=sample, reporter=out.reporter)
+    if out.json_mode:
+        out.json(rates_json(found))
+    else:
+        out.table(*rates_table(found), descriptor=1)
+        out.notice(f"from the first {found.num_documents:,} documents; nothing was written")
+
+
+def _show_counts(out: Out, counts: Counts, output: str | None) -> None:
+    from ptool.filtering.report import summary
+
+    out.finish_progress()
+    if out.json_mode and output not in (None, "-"):
+        out.json(counts)  # with the stream on stdout, its trailer has them
+    else:
+        out.summary(summary(counts))

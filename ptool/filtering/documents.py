@@ -1,0 +1,49 @@
+"""Filtering documents that are Python objects, as in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeVar
+
+from ptool.errors import BadDocument
+from ptool.filtering.decisions import judge
+from ptool.filtering.recipe import DEFAULT_PRESET, Recipe, load_preset
+from ptool.text.batch import Batch, Keys
+
+Document = TypeVar("Document", bound=Mapping[str, Any])
+
+# Enough to make numpy's cost per call small, few enough that results come soon.
+_AT_ONCE = 256
+
+
+def filter_documents(
+    documents: Iterable[Document], recipe: Recipe | str = DEFAULT_PRESET, *, keys: Keys | None = None
+) -> Iterator[Document]:
+    """The documents that `recipe` (or the preset of that name) keeps, the same objects in the same order.
+
+    A document is a mapping with a string under `keys.text`. Documents are taken and judged 256 at a time. Raises
+    BadDocument, with its position, for one that is no document.
+    """
+    text_key = (keys or Keys()).text
+    recipe = load_preset(recipe) if isinstance(recipe, str) else recipe
+    remaining = iter(documents)
+    first = 0
+    while group := list(islice(remaining, _AT_ONCE)):
+        texts = [_text_of(document, text_key, position) for position, document in enumerate(group, start=first)]
+        verdicts = judge(Batch.from_texts(texts, word_rule=recipe.words), recipe)
+        for document, failed in zip(group, verdicts.failed.tolist(), strict=True):
+            if failed < 0:
+                yield document
+        first += len(group)
+
+
+def _text_of(document: Mapping[str, Any], key: str, position: int) -> str:
+    text = document.get(key) if isinstance(document, Mapping) else None
+    if not isinstance(text, str):
+        raise BadDocument(f"no string under '{key}'", where=f"document {position}", hint="keys=Keys(text=...) names it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadDocument("a lone surrogate in the text", where=f"document {position}") from error
+    return text
