@@ -91,12 +91,10 @@ def _call(command: Command, arguments: list[str]) -> int:
 
     parser = build(command)
     try:
-        result = parser.main(
-            args=arguments,
-            prog_name=f"ptool {command.name}",
-            standalone_mode=False,
-            auto_envvar_prefix=f"PTOOL_{command.name.replace('-', '_').upper()}",
-        )
+        # Not parser.main(): it turns a closed pipe into exit code 1, which no shell can tell from a failure.
+        prefix = f"PTOOL_{command.name.replace('-', '_').upper()}"
+        with parser.make_context(f"ptool {command.name}", arguments, auto_envvar_prefix=prefix) as context:
+            result = parser.invoke(context)
         sys.stdout.flush()
     except typer.Exit as stop:
         return stop.exit_code
