@@ -1,0 +1,1 @@
+"""From token shards to rows of one length: the plan in integers, and its execution."""
