@@ -21,8 +21,6 @@ from ptool.formats import atomic
 from ptool.models.config import ModelConfig
 from ptool.models.decoder import Decoder
 
-WEIGHTS_FILE = "weights.pt"
-
 _SHOWN = 3  # names listed in an error
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptool.errors import InputError
-from ptool.evaluation.perplexity import Document, Tally, score_documents
+from ptool.evaluation.perplexity import Document, score_documents
+from ptool.evaluation.scores import Tally
 from ptool.models.config import ModelConfig
 from ptool.models.decoder import Decoder
 

@@ -1,0 +1,117 @@
+"""What a run was trained on: its packed data and its tokenizer, held against the digests the checkpoint carries.
+
+A checkpoint's manifest names the packed data by digest (`config["data"]["fingerprint"]`) and, in its history, describes
+it; `config.toml` says where the folder was; the tokenizer's file lies in the run folder. So a score is never one of
+other data, or of ids from another vocabulary, by accident.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ptool.errors import DamagedInput, InputError
+from ptool.formats.artefacts import file_digest
+from ptool.formats.checkpoints import Checkpoint
+from ptool.formats.manifests import Manifest, manifest_digest
+from ptool.formats.packed import PackedDataset, PackedLayout
+from ptool.reporting import SILENT, Reporter
+from ptool.tokenizers.loading import Tokenizer, load_tokenizer
+
+_PACKED_HINT = "--packed FOLDER says where the packed data is"
+
+
+def packed_data(run: Path, checkpoint: Checkpoint, given: Path | None, reporter: Reporter = SILENT) -> PackedDataset:
+    """The packed folder of the run; one `given` by hand may hold other rows, but not other tokens.
+
+    Raises `InputError` for a folder that is missing, is no longer the run's, or was tokenised otherwise.
+    """
+    folder = given or _recorded_folder(run)
+    if not folder.is_dir():
+        raise InputError(
+            "the packed data is not there" if given else "the packed data of this run is no longer there",
+            where=str(folder),
+            hint="--packed FOLDER says where it is",
+        )
+    packed = PackedDataset.open(folder)
+    if _fingerprint(checkpoint) in (None, packed.fingerprint):
+        return packed
+    if given is None:
+        raise InputError(
+            "this is no longer the data the run was trained on",
+            where=str(folder),
+            hint=f"--packed {folder} evaluates on it all the same",
+        )
+    tokenizer = packed.layout.tokenizer
+    if tokenizer is not None and _digest_of(run / Path(tokenizer).name) != packed.layout.tokenizer_fingerprint:
+        raise InputError("these rows were made with another tokenizer than the run's", where=str(folder))
+    reporter.notice(f"{folder} is not the data this run was trained on; the model may have seen its held-out documents")
+    return packed
+
+
+def run_tokenizer(run: Path, checkpoint: Checkpoint, given: Path | None) -> tuple[Tokenizer, int | None]:
+    """The run's own tokenizer, and the id of the EOD its rows were packed with (None: they have none).
+
+    Raises `InputError` where the run has no tokenizer, `DamagedInput` where the file is another one.
+    """
+    history = _pack_manifest(checkpoint.manifest)
+    layout = packed_data(run, checkpoint, given).layout if history is None else _layout(history, checkpoint)
+    if layout.tokenizer is None:
+        raise InputError(
+            "this run was trained on rows without a tokenizer file, so text cannot be evaluated",
+            where=str(run),
+            hint="leave the stream out: the held-out rows are tokens already",
+        )
+    file = run / Path(layout.tokenizer).name
+    tokenizer = load_tokenizer(file)
+    if layout.tokenizer_fingerprint not in (None, tokenizer.fingerprint):
+        raise DamagedInput("this is not the tokenizer the run was trained with", where=str(file))
+    return tokenizer, layout.eod_id
+
+
+def _fingerprint(checkpoint: Checkpoint) -> str | None:
+    """The digest of the packed data the run was trained on; None where the checkpoint does not say."""
+    data = checkpoint.manifest.config.get("data")
+    recorded = data.get("fingerprint") if isinstance(data, dict) else None
+    if isinstance(recorded, str) and recorded:
+        return recorded
+    history = _pack_manifest(checkpoint.manifest)
+    return None if history is None else manifest_digest(history)
+
+
+def _pack_manifest(manifest: Manifest) -> Manifest | None:
+    """The nearest manifest of packed data in a manifest's history."""
+    for upstream in manifest.upstream:
+        found = upstream if upstream.stage == "pack" else _pack_manifest(upstream)
+        if found is not None:
+            return found
+    return None
+
+
+def _layout(manifest: Manifest, checkpoint: Checkpoint) -> PackedLayout:
+    try:
+        return msgspec.convert(manifest.details.get("layout"), PackedLayout)
+    except msgspec.ValidationError as error:
+        raise DamagedInput(f"the history describes no packed rows: {error}", where=str(checkpoint.path)) from error
+
+
+def _recorded_folder(run: Path) -> Path:
+    """The packed folder that `config.toml` names under [data]."""
+    path = run / "config.toml"
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Path(table["data"]["packed"])
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"cannot read: {reason}", where=str(path), hint=_PACKED_HINT) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        message = "it does not name the packed data: no [data] packed"
+        raise DamagedInput(message, where=str(path), hint=_PACKED_HINT) from error
+
+
+def _digest_of(path: Path) -> str | None:
+    """sha256 as a tokenizer's fingerprint has it; None where there is no such file."""
+    return file_digest(path) if path.is_file() else None
