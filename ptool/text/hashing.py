@@ -25,7 +25,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from numba import njit
+
+from ptool.text.compiled import kernel
 
 Bytes = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
@@ -90,7 +91,7 @@ def sign(hashes: Hashes, shingle_offsets: Offsets, permutations: Signatures) -> 
     return signatures
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def xxh64(data: Bytes, start: int, length: int) -> np.uint64:
     """xxh64 with seed 0 of `data[start:start + length]`, for use inside kernels."""
     # Unsigned positions: numba would otherwise test each for being negative, and eight byte loads become one.
@@ -123,7 +124,7 @@ def xxh64(data: Bytes, start: int, length: int) -> np.uint64:
     return _u64(value ^ (value >> _u64(32)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def mix_64(value: np.uint64) -> np.uint64:
     """MurmurHash3's 64-bit finaliser: a bijection that spreads every input bit over the word."""
     value = (value ^ (value >> _u64(33))) * _u64(0xFF51AFD7ED558CCD)
@@ -131,22 +132,22 @@ def mix_64(value: np.uint64) -> np.uint64:
     return _u64(value ^ (value >> _u64(33)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _rotate(value: np.uint64, bits: int) -> np.uint64:
     return _u64((value << _u64(bits)) | (value >> _u64(64 - bits)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _round(lane: np.uint64, word: np.uint64) -> np.uint64:
     return _u64(_rotate(lane + word * _PRIME_2, 31) * _PRIME_1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _merge(value: np.uint64, lane: np.uint64) -> np.uint64:
     return _u64((value ^ _round(_u64(0), lane)) * _PRIME_1 + _PRIME_4)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _load_32(data: Bytes, at: np.uint64) -> np.uint64:
     return _u64(
         _u64(data[at])
@@ -156,12 +157,12 @@ def _load_32(data: Bytes, at: np.uint64) -> np.uint64:
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _load_64(data: Bytes, at: np.uint64) -> np.uint64:
     return _u64(_load_32(data, at) | (_load_32(data, at + _u64(4)) << _u64(32)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _join_words(text: Bytes, starts: Offsets, ends: Offsets) -> tuple[Bytes, Offsets]:
     """All words with one space after each; word w begins at the returned starts[w] and ends at starts[w + 1] - 1."""
     num_words = len(starts)
@@ -181,7 +182,7 @@ def _join_words(text: Bytes, starts: Offsets, ends: Offsets) -> tuple[Bytes, Off
     return joined, joined_starts
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_shingle_hashes(
     joined: Bytes, joined_starts: Offsets, doc_offsets: Offsets, shingle_offsets: Offsets, ngram: int, hashes: Hashes
 ) -> None:
@@ -194,7 +195,7 @@ def _fill_shingle_hashes(
             hashes[shingle_offsets[doc] + number] = xxh64(joined, start, end - start)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _spread_32(value: np.uint32) -> np.uint32:
     """MurmurHash3's 32-bit finaliser, datasketch's pre-mix of the affine schemes."""
     value = _u32(value ^ (value >> _u32(16)))
@@ -204,7 +205,7 @@ def _spread_32(value: np.uint32) -> np.uint32:
     return _u32(value ^ (value >> _u32(16)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_signatures(
     hashes: Hashes,
     shingle_offsets: Offsets,
