@@ -22,6 +22,8 @@ class Tokenizer(Protocol):
     name: str
     """The backend: "sentencepiece"."""
     file: Path
+    artefact_name: str
+    """What a copy of the file is called in an artefact."""
     fingerprint: str
     """sha256 of the file, as `sha256:<hex>`."""
     vocab_size: int

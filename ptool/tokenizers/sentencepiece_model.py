@@ -35,6 +35,7 @@ class SentencePieceTokenizer:
     """A tokenizer as `ptool.tokenizers.loading.Tokenizer` describes it."""
 
     name = "sentencepiece"
+    artefact_name = "tokenizer.model"
 
     def __init__(self, file: Path, data: bytes) -> None:
         """Raises InputError where `data` is no SentencePiece model."""

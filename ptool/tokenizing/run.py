@@ -34,9 +34,6 @@ from ptool.tokenizers.loading import Tokenizer, load_tokenizer
 from ptool.tokenizing.intake import Intake, Reading
 
 STAGE = "tokenize"
-TOKENIZER_FILE = "tokenizer.model"
-"""What the copy of the tokenizer is called in an artefact."""
-
 NO_SOURCE = "-"
 Eod = int | Literal["auto", "none"]
 
@@ -113,7 +110,7 @@ def tokenize(
             for batch in ordered_map(encode, intake.lines(), jobs=jobs, preload=(__name__,)):
                 intake.count(len(batch.ids), batch.bad, batch.path)
                 sink.add(batch)
-        writer.copy(tokenizer, TOKENIZER_FILE)
+        writer.copy(tokenizer, loaded.artefact_name)
         intake.publish_rejects()
         manifest = writer.commit(
             new_manifest(
@@ -130,7 +127,7 @@ def tokenize(
                     "eod_id": eod_id,
                     "pad_id": loaded.pad_id,
                     "tokenizer": {
-                        "file": TOKENIZER_FILE,
+                        "file": loaded.artefact_name,
                         "backend": loaded.name,
                         "fingerprint": loaded.fingerprint,
                         "lossless": loaded.lossless,
