@@ -11,7 +11,6 @@ from ptool.errors import UsageError
 from ptool.formats.streams import Lines
 from ptool.text.batch import BadLine, Batch, Keys, decode
 
-
 unhurried = settings(deadline=None)  # a first call may compile a kernel
 
 
