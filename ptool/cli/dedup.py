@@ -1,0 +1,123 @@
+"""`ptool dedup`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from ptool.cli import options as opt
+from ptool.cli.output import current
+from ptool.errors import UsageError
+from ptool.units import parse_count, parse_fraction
+
+
+def dedup(
+    inputs: opt.Inputs = None,
+    output: opt.StreamOutput = None,
+    rejects: opt.RejectsFile = None,
+    mode: Annotated[
+        Literal["exact", "minhash"], typer.Option(help="Equal texts only, or near duplicates too.")
+    ] = "minhash",
+    threshold: Annotated[
+        float,
+        typer.Option(
+            parser=parse_fraction, metavar="SIMILARITY", help="Jaccard similarity from which texts are twins."
+        ),
+    ] = 0.8,
+    ngram: Annotated[int, typer.Option(parser=parse_count, metavar="N", help="Words of a shingle.")] = 5,
+    num_perm: Annotated[
+        int, typer.Option(parser=parse_count, metavar="N", help="Permutations: values of a signature.")
+    ] = 112,
+    bands: Annotated[
+        int | None, typer.Option(parser=parse_count, metavar="N", help="Bands; default: chosen, see below.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(parser=parse_count, metavar="N", help="Signature values of a band; with --bands.")
+    ] = None,
+    verify: Annotated[
+        Literal["signature", "none"],
+        typer.Option(help="Compare signatures before dropping; none drops whatever shares a band."),
+    ] = "signature",
+    max_bucket: Annotated[
+        int, typer.Option(parser=parse_count, metavar="N", help="Kept documents that a bucket remembers.")
+    ] = 256,
+    seed: opt.Seed = 1,
+    dry_run: opt.DryRun = False,
+    shard: opt.Shard = None,
+    jobs: opt.Jobs = None,
+    text_key: opt.TextKey = "text",
+    id_key: opt.IdKey = "id",
+    source_key: opt.SourceKey = "source",
+    on_error: opt.OnError = "fail",
+    max_errors: opt.MaxErrors = 0,
+    allow_empty: opt.AllowEmpty = False,
+    compress: opt.Compress = "zstd",
+    force: opt.Force = False,
+) -> None:
+    """Drop documents that repeat an earlier one.
+
+    One pass, in stream order, files in the order given. A document is dropped when its text equals that of an earlier
+    kept document, or (--mode minhash) when it is a near duplicate of one; of several such twins the most similar is
+    named, of equally similar ones the earliest. Kept lines go out as the same bytes.
+
+    Similarity is Jaccard's, of the sets of 5-word shingles; every ideograph and kana is a word, a text of fewer words
+    is one shingle, a text without words is compared by its exact text only. It is estimated from MinHash signatures
+    (datasketch's `affine32`), and every candidate is checked against --threshold before it costs a document its place.
+
+    Candidates are documents that share a band of their signatures. Bands are chosen so that a pair at --threshold +
+    0.05 is found with a probability of at least 0.985, with as few candidates as that allows (14 x 8 at 0.8); --bands
+    and --rows override. A bucket remembers its first --max-bucket kept documents; comparisons left out are counted.
+
+    The index is in memory: about 670 bytes for each kept document (25 with --mode exact), and with --rejects its id.
+    --rejects gets every dropped document with its twin's id and their similarity. With `-o FOLDER/` every input has an
+    output of its own; all share one index. --shard is refused: a twin may be in another task's files.
+
+    Examples:
+        ptool dedup crawl.jsonl.zst -o unique.jsonl.zst --rejects duplicates.jsonl.zst
+        ptool filter crawl/*.jsonl.zst | ptool dedup --threshold 0.7 -o unique.jsonl.zst
+        ptool dedup crawl/*.jsonl.zst --mode exact -o unique/
+    """
+    from ptool.dedup import report
+    from ptool.dedup.config import DedupConfig
+    from ptool.formats.ledger import ErrorPolicy
+    from ptool.formats.stages import StreamOptions, refuse_terminal
+
+    out = current()
+    if shard is not None:
+        raise UsageError(
+            "--shard cannot split a deduplication: a document's twin may be in another task's files",
+            hint="run it once over all files; --jobs uses all processors",
+        )
+    config = DedupConfig(
+        mode=mode,
+        threshold=threshold,
+        ngram=ngram,
+        num_perm=num_perm,
+        bands=bands,
+        rows=rows,
+        seed=seed,
+        verify=verify,
+        max_bucket=max_bucket,
+    )
+    if dry_run:
+        planned = report.plan(config, inputs or ["-"], output)
+        out.json(planned) if out.json_mode else out.summary(report.plan_rows(config, inputs or ["-"], output))
+        return
+    sources = opt.stream_inputs(inputs)
+    if output in (None, "-"):
+        refuse_terminal(compress == "zstd")
+
+    from ptool.dedup.run import Deduplication, dedup_to
+    from ptool.text.batch import Keys
+
+    policy = ErrorPolicy(on_error=on_error, max_errors=max_errors, rejects=rejects)
+    options = StreamOptions(policy=policy, allow_empty=allow_empty, force=force, compress=compress == "zstd")
+    keys = Keys(text=text_key, id=id_key, source=source_key)
+    work = Deduplication(config=config, keys=keys, options=options, jobs=opt.resolve_jobs(jobs))
+    manifest = dedup_to(work, sources, output, reporter=out.reporter).manifest
+    out.finish_progress()
+    if out.json_mode and output not in (None, "-"):
+        out.json(report.summary_json(manifest))  # with the stream on stdout, its trailer has them
+    else:
+        out.summary(report.summary(manifest))

@@ -1,0 +1,52 @@
+"""Deduplicating documents that are Python objects, as in a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeVar
+
+from ptool.dedup.config import DedupConfig
+from ptool.dedup.kernels import KEPT
+from ptool.dedup.resolver import Resolver
+from ptool.dedup.signatures import describe
+from ptool.errors import BadDocument
+from ptool.text.batch import Batch, Keys
+
+Document = TypeVar("Document", bound=Mapping[str, Any])
+
+# Enough to make numpy's cost per call small, few enough that results come soon.
+_AT_ONCE = 256
+
+
+def dedup_documents(
+    documents: Iterable[Document], config: DedupConfig | None = None, *, keys: Keys | None = None
+) -> Iterator[Document]:
+    """The documents that repeat no earlier kept one, the same objects in the same order.
+
+    A document is a mapping with a string under `keys.text`. Documents are taken and decided 256 at a time. Raises
+    BadDocument, with its position, for one that is no document.
+    """
+    config = config or DedupConfig()
+    text_key = (keys or Keys()).text
+    resolver = Resolver(config)
+    remaining = iter(documents)
+    first = 0
+    while group := list(islice(remaining, _AT_ONCE)):
+        batch = Batch.from_texts([_text_of(one, text_key, position) for position, one in enumerate(group, first)])
+        decisions = resolver.resolve(describe(batch.text, batch.offsets, config))
+        for document, verdict in zip(group, decisions.verdicts.tolist(), strict=True):
+            if verdict == KEPT:
+                yield document
+        first += len(group)
+
+
+def _text_of(document: Mapping[str, Any], key: str, position: int) -> str:
+    text = document.get(key) if isinstance(document, Mapping) else None
+    if not isinstance(text, str):
+        raise BadDocument(f"no string under '{key}'", where=f"document {position}", hint="keys=Keys(text=...) names it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadDocument("a lone surrogate in the text", where=f"document {position}") from error
+    return text

@@ -1,0 +1,76 @@
+"""What a person, or with `--json` a script, reads about a plan and about a run. Needs neither numpy nor numba."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ptool.dedup.config import Bands, DedupConfig
+from ptool.formats.manifests import Manifest
+
+CURVE = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""Similarities at which the plan shows the probability of being found."""
+
+Rows = list[tuple[str, str]]
+
+
+def plan(config: DedupConfig, inputs: Sequence[str], output: str | None) -> dict[str, Any]:
+    """The resolved plan of `--dry-run`; stable keys."""
+    found: dict[str, Any] = {**config.record(), "inputs": list(inputs), "output": output or "-"}
+    if config.mode == "minhash":
+        layout = config.layout
+        found["bands_threshold"] = layout.threshold
+        found["found_with_probability"] = {f"{at:g}": layout.probability(at) for at in CURVE}
+    return found
+
+
+def plan_rows(config: DedupConfig, inputs: Sequence[str], output: str | None) -> Rows:
+    """`plan` for people."""
+    rows = [("mode", config.mode), ("inputs", f"{len(inputs)}: {', '.join(inputs)}"), ("output", output or "stdout")]
+    if config.mode == "minhash":
+        layout = config.layout
+        curve = ", ".join(f"{at:g}: {100 * layout.probability(at):.1f} %" for at in CURVE)
+        rows += [
+            ("similarity", f">= {config.threshold:g} of {config.ngram}-word shingles, verify by {config.verify}"),
+            ("bands", _bands_text(layout, config.num_perm)),
+            ("pairs found", curve),
+            ("bucket", f"remembers {config.max_bucket:,} kept documents"),
+        ]
+    return rows
+
+
+def summary(manifest: Manifest) -> Rows:
+    """What became of the documents, and how the near duplicates were found."""
+    counts, config, details = manifest.counts, manifest.config, manifest.details
+    if counts is None:
+        return []
+    rows = [("read", f"{counts.read:,} documents"), ("kept", _part_of(counts.kept, counts.read))]
+    rules = ["exact-duplicate"] if config["mode"] == "exact" else ["exact-duplicate", "near-duplicate"]
+    rows += [(f"dropped as {rule}", _part_of(counts.dropped_by.get(rule, 0), counts.read)) for rule in rules]
+    if counts.rejected:
+        rows.append(("rejected", _part_of(counts.rejected, counts.read)))
+    if config["mode"] == "minhash":
+        candidates, refused = details["candidates"], details["refused_by_verification"]
+        checked = "none verified" if config["verify"] == "none" else f"{refused:,} refused by verification"
+        rows.append(("bands", _bands_text(Bands(config["bands"], config["rows"]), config["num_perm"])))
+        rows.append(("pairs compared", f"{candidates:,}, {checked} (threshold {config['threshold']:g})"))
+        if details["not_compared"]:
+            rows.append(("pairs not compared", f"{details['not_compared']:,}: full buckets, see --max-bucket"))
+    return rows
+
+
+def summary_json(manifest: Manifest) -> dict[str, Any]:
+    """`summary` for scripts: the counts, the configuration and what the search found."""
+    found: dict[str, Any] = {"counts": manifest.counts, "config": manifest.config, **manifest.details}
+    if manifest.config["mode"] == "minhash":
+        layout = Bands(manifest.config["bands"], manifest.config["rows"])
+        found["bands_threshold"] = layout.threshold
+    return found
+
+
+def _bands_text(layout: Bands, num_perm: int) -> str:
+    return f"{layout.bands} x {layout.rows} of {num_perm} permutations: (1/b)^(1/r) = {layout.threshold:.3f}"
+
+
+def _part_of(part: int, whole: int) -> str:
+    return f"{part:,} ({100 * part / whole:.2f} %)" if whole else f"{part:,}"
