@@ -52,6 +52,13 @@ def test_where_the_defaults_differ_from_the_usual_arithmetic_one_line_gives_both
     assert "1.4x" in line
 
 
+@pytest.mark.parametrize("change", [{"mfu": 0.3}, {"goodput": 0.9}, {"price": 3.0}])
+def test_one_value_that_is_not_the_usual_one_brings_the_second_opinion_back(change):
+    values = {"mfu": 0.45, "goodput": 1.0, "price": 2.0} | change
+    bands = {name: Band(value, value, value) for name, value in values.items()}
+    assert "textbook" in as_text(estimate_cost(70 * 10**9, 2 * 10**12, **bands))
+
+
 def test_the_json_is_in_base_units_with_the_keys_that_scripts_rely_on():
     found = as_json(estimate_cost(70 * 10**9, 2 * 10**12, num_gpus=2048))
     assert list(found) == [
