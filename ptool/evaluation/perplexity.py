@@ -138,7 +138,8 @@ def _loss_sums(decoder: Decoder, batch: Sequence[_Window]) -> list[float]:
     losses: Tensor = decoder.token_losses(
         *(torch.from_numpy(array).to(device) for array in (tokens, positions, segments, targets))
     )
-    return [float(loss) for loss in losses.double().sum(dim=1).cpu()]
+    sums: list[float] = losses.double().sum(dim=1).tolist()
+    return sums
 
 
 def _check_vocabulary(document: Document, vocab_size: int) -> None:

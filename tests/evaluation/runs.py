@@ -34,13 +34,13 @@ class SmallRun(NamedTuple):
     decoder: Decoder
 
 
-def train_tokenizer(path: Path) -> Tokenizer:
+def train_tokenizer(path: Path, *, vocab_size: int = 400) -> Tokenizer:
     with path.open("wb") as file:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([text for text in TEXTS if text] * 3),
             model_writer=file,
             model_type="bpe",
-            vocab_size=400,
+            vocab_size=vocab_size,
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,

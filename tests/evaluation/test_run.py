@@ -169,6 +169,9 @@ def test_nothing_held_out_says_what_to_do(small, tmp_path):
 
 def test_a_replaced_tokenizer_is_noticed(small, tmp_path):
     stream = write_stream(tmp_path / "s.jsonl", ["text"], [None])
+    train_tokenizer(small.run / "tok.model", vocab_size=390)
+    with pytest.raises(DamagedInput, match=r"tok\.model: this is not the tokenizer"):
+        evaluate(small.run, stream)
     (small.run / "tok.model").write_bytes(b"not a model")
     with pytest.raises(InputError, match=r"tok\.model"):
         evaluate(small.run, stream)

@@ -24,6 +24,10 @@ def rotated_one_by_one(vector: list[float], position: int, theta: float) -> list
     return turned
 
 
+def dot(left: list[float], right: list[float]) -> float:
+    return math.fsum(x * y for x, y in zip(left, right, strict=True))
+
+
 def attended_one_by_one(module: Attention, hidden: torch.Tensor, positions, segments, theta: float) -> torch.Tensor:
     """Attention written as loops over rows, heads and pairs of tokens."""
     heads, kv_heads, size = CONFIG.heads, CONFIG.num_kv_heads, CONFIG.head_dim
@@ -46,14 +50,10 @@ def attended_one_by_one(module: Attention, hidden: torch.Tensor, positions, segm
             keys = [rotated_one_by_one(k, p, theta) for k, p in zip(keys.tolist(), place, strict=True)]
             for here in range(length):
                 seen = [t for t in range(here + 1) if segments[row, t] == segments[row, here]]
-                scores = [math.sumprod(queries[here], keys[t]) / math.sqrt(size) for t in seen]
+                scores = [dot(queries[here], keys[t]) / math.sqrt(size) for t in seen]
                 weights = torch.softmax(torch.tensor(scores), dim=0)
                 mixed[row, here, head * size : (head + 1) * size] = weights @ values[seen]
     return module.output(mixed)
-
-
-if not hasattr(math, "sumprod"):  # Python 3.12
-    math.sumprod = lambda a, b: math.fsum(x * y for x, y in zip(a, b, strict=True))
 
 
 @pytest.mark.parametrize("rows", [[[5, 1, 4], [10]], [[10], [7]], [[3, 3], [10]]], ids=["mixed", "single", "padded"])

@@ -128,3 +128,14 @@ def test_autocast_gives_fp32_gradients_close_to_the_exact_ones():
     for name in true:
         assert mine[name].dtype == torch.float32
         assert (mine[name] - true[name]).norm() < 0.05 * true[name].norm(), name
+
+
+def test_a_bf16_model_has_an_fp32_loss_close_to_the_exact_one():
+    decoder = Decoder(SMALL, seed=3)
+    batch = packed_batch([[7, 9], [5, 1, 4]], 16, SMALL.vocab_size)
+    exact = decoder(*batch)[0].item()
+    found, _ = decoder.bfloat16()(*batch)
+    found.backward()
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact, rel=1e-2)
+    assert {parameter.grad.dtype for parameter in decoder.parameters()} == {torch.bfloat16}
