@@ -58,6 +58,17 @@ def test_a_command_has_help_with_its_purpose_and_three_examples_of_which_one_is_
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_a_command_use_options_that_exist(name):
+    for example in describe(COMMANDS[name]).examples:
+        for words in re.findall(r"ptool ([a-z-]+)([^|)]*)", example):
+            assert words[0] in COMMANDS, example
+            parameters = describe(COMMANDS[words[0]])
+            known = {spelling for option in (*parameters.options, *parameters.common) for spelling in option.names}
+            used = {word.partition("=")[0] for word in words[1].split() if re.match(r"--?[a-z]", word)}
+            assert used <= known, f"{example}: {used - known}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_has_a_manual_page_that_names_its_options(name):
     text = (ROOT / f"man/ptool-{name}.1").read_text(encoding="utf-8").replace(r"\-", "-")
     for option in describe(COMMANDS[name]).options:

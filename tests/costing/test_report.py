@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptool.cli.commands import COMMANDS
+from ptool.cli.reference import describe
 from ptool.costing.estimate import estimate_cost
 from ptool.costing.report import as_json, as_text
 from ptool.costing.tables import gpus
@@ -122,6 +124,15 @@ def test_the_command_prints_one_object_with_json():
     assert round(found["gpu_hours"]["mid"], -3) == 524_000
     assert f"{found['cost_usd']['mid']:.3g}" == "1.05e+06"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("example", describe(COMMANDS["estimate-cost"]).examples)
+def test_the_examples_of_the_command_run(example):
+    command = shlex.split(example.partition("|")[0])
+    assert command[:2] == ["ptool", "estimate-cost"]
+    done = run(*command[2:])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 @pytest.mark.parametrize(
