@@ -49,7 +49,7 @@ def find_rates(
     sample: int = SAMPLE,
     reporter: Reporter = SILENT,
 ) -> Rates:
-    """What `recipe` would drop among the first `sample` documents of each input; nothing is written.
+    """What `recipe` would drop among the first `sample` lines of each input; nothing is written.
 
     Lines that are no documents are counted, and do not end it.
     """
@@ -67,7 +67,7 @@ def find_rates(
                 drops[position] += np.count_nonzero(verdicts.failed == position)
             num_documents += len(batch)
             num_bad += len(bad)
-            left -= len(batch)
+            left -= len(batch) + len(bad)
             if left <= 0:
                 break
     rates = [

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any, get_args
 
@@ -76,6 +77,7 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files(PRESETS).iterdir() if file.name.endswith(".toml"))
 
 
+@cache
 def load_rule(name: str) -> type[Rule]:
     """The rule called `name`. Raises UsageError with the nearest name and the valid ones."""
     module = plugins.load(RULES, name, kind="rule")
