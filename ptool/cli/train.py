@@ -1,0 +1,88 @@
+"""ptool train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptool import units
+from ptool.cli import options as opt
+from ptool.cli import output
+from ptool.training import run as runs
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.NAME=VALUE", help="Any setting of the table; may be repeated."),
+]
+
+
+def train(
+    packed: opt.Artefact = None,
+    output_folder: opt.FolderOutput = ...,  # type: ignore[assignment]
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML: [model] layers, hidden, …")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="SIZE", help="A named size; default 10m.")] = None,
+    zero: Annotated[int | None, typer.Option("--zero", min=0, max=3, help="ZeRO stage; default 2.")] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", parser=units.parse_count, metavar="N", help="Processes; default one per GPU, else 2."),
+    ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--max-steps", parser=units.parse_count, metavar="N", help="Steps; default one pass over the data."
+        ),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", parser=units.parse_count, metavar="N", help="Tokens to train on.")
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None,
+        typer.Option("--checkpoint-every", parser=units.parse_count, metavar="N", help="Steps; default 500."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", parser=units.parse_count, metavar="N", help="Of the weights and the data order; default 0."
+        ),
+    ] = None,
+    sets: Sets = None,
+    force: opt.Force = False,
+    dry_run: opt.DryRun = False,
+) -> None:
+    """Train a model on packed rows.
+
+    Trains a decoder (RMSNorm, RoPE, SwiGLU) under DeepSpeed, on the GPUs of this machine or on two CPU processes, and
+    writes a run folder: config.toml, metrics.jsonl, attempts.jsonl, events.jsonl, TensorBoard files, checkpoints. Under
+    torchrun or srun every process is one rank. Ctrl-C, SIGTERM and SIGUSR1 save and end with status 75; the same
+    command, or `ptool resume`, goes on bit for bit. A step whose loss or gradient norm is out of line is refused before
+    it is applied, then skipped or undone by going back to a checkpoint.
+
+    Examples:
+        ptool train packed/ --model 10m -o runs/a
+        ptool pack tok/ --seq-len 512 -o packed/ | ptool train --tokens 10M --zero 2 -o runs/a | ptool eval
+        ptool train packed/ --config run.toml --set optimizer.peak_lr=6e-4 -o runs/b --dry-run
+    """
+    flags: dict[str, dict[str, object | None]] = {
+        "model": {"size": model},
+        "parallel": {"zero": zero, "ranks": ranks},
+        "run": {"max_steps": max_steps, "tokens": tokens, "seed": seed},
+        "checkpoint": {"every_steps": checkpoint_every},
+    }
+    given = runs.settings_table(config, flags, sets or [])
+    plan = runs.plan_train(opt.artefact_input(packed), given, output_folder, force=force)
+    finish(plan, dry_run=dry_run, force=force)
+
+
+def finish(plan: runs.Plan, *, dry_run: bool, force: bool = False) -> None:
+    """Print the plan, or carry it out and print the run's line."""
+    out = output.current()
+    if dry_run:
+        out.json(plan.as_json()) if out.json_mode else out.text(output.plain_table(("plan", ""), plan.rows()))
+        return
+    report = runs.train(plan, force=force, reporter=out)
+    if report.is_first:
+        out.artefact(report.run, report.manifest, report.rows())

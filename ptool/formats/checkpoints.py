@@ -1,0 +1,84 @@
+"""Checkpoints of a run folder, as anybody may read them: RUN/checkpoints/step_XXXXXXXX/, each with a manifest.
+
+A checkpoint is an artefact like the others: its manifest (stage `checkpoint`) was written before the folder got its
+name, lists every file with its sha256, and holds the model's shape in `config["model"]` and the trainer's position in
+`details`. A folder that does not verify is stepped over, with a word about it. Verifying costs one read of the files.
+Torch-free; the weights are read with `models/weights.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ptool.errors import DamagedInput, InputError, PtoolError
+from ptool.formats.artefacts import open_artefact
+from ptool.formats.manifests import Manifest
+from ptool.reporting import SILENT, Reporter
+
+FOLDER = "checkpoints"
+STAGE = "checkpoint"
+WEIGHTS = "weights.pt"
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified checkpoint: the state after `step` optimiser steps on `tokens` tokens."""
+
+    path: Path
+    step: int
+    tokens: int
+    manifest: Manifest
+
+    @property
+    def weights(self) -> Path:
+        """The whole model's fp32 weights by name."""
+        return self.path / WEIGHTS
+
+
+def name_of(step: int) -> str:
+    """The folder name of a step's checkpoint."""
+    return f"step_{step:08d}"
+
+
+def steps_of(run: Path) -> list[int]:
+    """Steps for which a published folder is there, rising; whether they verify is another question."""
+    found = (path.name.removeprefix("step_") for path in (run / FOLDER).glob("step_*") if path.is_dir())
+    return sorted(int(digits) for digits in found if digits.isdecimal())
+
+
+def open_checkpoint(run: Path, step: int) -> Checkpoint:
+    """The checkpoint of one step, every file compared with its digest. Raises InputError, DamagedInput."""
+    path = run / FOLDER / name_of(step)
+    manifest = open_artefact(path, stage=STAGE, verify=True)
+    details = manifest.details
+    if details.get("step") != step or not isinstance(details.get("tokens"), int):
+        raise DamagedInput(f"the manifest is of step {details.get('step')}", where=str(path))
+    return Checkpoint(path=path, step=step, tokens=details["tokens"], manifest=manifest)
+
+
+def verified(run: Path, *, at_most: int | None = None, reporter: Reporter = SILENT) -> Iterator[Checkpoint]:
+    """Checkpoints that verify, newest first; broken ones are reported and stepped over."""
+    for step in reversed(steps_of(run)):
+        if at_most is not None and step > at_most:
+            continue
+        try:
+            yield open_checkpoint(run, step)
+        except (PtoolError, OSError) as error:
+            reporter.notice(f"checkpoint of step {step} is broken and is left aside: {error}")
+
+
+def newest_verified(run: Path, *, reporter: Reporter = SILENT) -> Checkpoint:
+    """The newest checkpoint that verifies. Raises InputError where there is none."""
+    for checkpoint in verified(run, reporter=reporter):
+        return checkpoint
+    raise InputError("there is no checkpoint that can be read", where=str(run), hint="is this a run folder?")
+
+
+def bytes_per_parameter(zero: int) -> int:
+    """Bytes of a checkpoint per parameter in fp32: DeepSpeed's weights, two moments, masters, and weights.pt.
+
+    Stages 1 and 2 store the weights twice (module and flat fp32 partitions); measured on 0.19.8.
+    """
+    return {0: 16, 1: 20, 2: 20, 3: 16}[zero]

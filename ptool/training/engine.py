@@ -1,0 +1,280 @@
+"""The only file that knows DeepSpeed (0.19): its traps are kept out of the rest of the code.
+
+What is done differently from its defaults, and why (each was found by running it):
+
+- The shared-memory op is switched off before `init_distributed`: it would be compiled with g++ at the first start, and
+  a build that is killed leaves a lock on which every later start hangs for ever.
+- Bucket sizes come from the model. ZeRO-1/2 allocate `reduce_bucket_size` elements whatever the model's size: at the
+  default of 5e8 that is 2 GB a rank.
+- The optimiser is ours (optimizer.py); no DeepSpeed optimiser, scheduler, clipping or loss scaler takes part, because
+  its counters count skipped steps too and its scheduler does not.
+- Checkpoints: no `latest` file of its own (it is written before the other ranks are done), no recovery script (it
+  unpickles freely), and every file is read with `weights_only=True` and the three classes stages 1-3 need.
+- bf16 accumulates gradients in fp32 at stages 1-3; stage 0 does not implement that, so it runs under autocast.
+
+Not here: pipeline and tensor parallelism, offload, MoE.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import msgspec
+import torch
+
+from ptool.errors import DamagedInput, OutputError
+from ptool.formats.atomic import describing_os_errors
+from ptool.training.optimizer import Gate, GatedAdamW, decay_groups
+
+ENGINE_FOLDER = "engine"
+"""Where DeepSpeed's files lie inside a checkpoint."""
+
+MAX_BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's own default: no larger than that on big models
+MIN_BUCKET_ELEMENTS = 1_000  # a model of a few parameters still needs a bucket
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine must know: ZeRO stage, arithmetic, the shape of one optimiser step, AdamW's constants."""
+
+    zero: int
+    precision: Literal["fp32", "bf16"]
+    device: Literal["cpu", "cuda"]
+    micro_rows: int
+    accumulation: int
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+
+
+def start(device: str, timeout_seconds: float) -> None:
+    """Join the process group named by RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT: gloo on CPU, NCCL on CUDA.
+
+    Every later collective fails after `timeout_seconds`.
+    """
+    if device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("DS_LOG_LEVEL", "error")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel("ERROR")
+    if device == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "gloo" if device == "cpu" else "nccl"
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    deepspeed.init_distributed(
+        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_seconds)
+    )
+
+
+class Engine:
+    """A model under ZeRO: accumulate gradients, ask a gate, update, save, load.
+
+    All methods are collective: every rank calls them in the same order.
+    """
+
+    def __init__(self, model: torch.nn.Module, spec: EngineSpec) -> None:
+        import deepspeed
+
+        self.spec = spec
+        self.device = torch.device(spec.device, torch.cuda.current_device() if spec.device == "cuda" else None)
+        self.optimizer = GatedAdamW(
+            decay_groups(model.named_parameters(), spec.weight_decay),
+            betas=spec.betas,
+            eps=spec.eps,
+            weight_decay=spec.weight_decay,
+        )
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self._engine, *_ = deepspeed.initialize(
+            model=model.to(self.device), optimizer=self.optimizer, config=_deepspeed_config(spec, num_parameters)
+        )
+        self._files = _make_checkpoint_engine()
+        self._engine.checkpoint_engine = self._files
+        self._engine._copy_recovery_script = lambda *_: None
+        if spec.zero > 0:
+            zero = self._engine.optimizer
+            self.optimizer.norm = lambda: float(zero._global_grad_norm)
+
+    def accumulate(self, batch: dict[str, torch.Tensor], normaliser: float, *, last: bool) -> tuple[float, int]:
+        """Forward and backward of one micro-batch; returns its summed loss and its number of targets.
+
+        Gradients are those of loss_sum / `normaliser`, averaged over micro-batches and ranks. `last`: the update
+        follows, by `update`.
+        """
+        loss_sum, num_targets = self._engine(batch["tokens"], batch["positions"], batch["segments"], batch["targets"])
+        self._engine.backward(loss_sum / normaliser)
+        if not last:
+            self._engine.step()
+        return float(loss_sum.detach()), int(num_targets)
+
+    def update(self, gate: Gate, lr: float) -> None:
+        """Finish the optimiser step begun by `accumulate`: `gate` is asked once, and may refuse.
+
+        DeepSpeed drops an update whose gradients are not finite before it reaches the optimiser; the gate hears of it
+        as a norm of infinity.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.open(gate)
+        self._engine.step()
+        if not self.optimizer.was_asked:
+            gate(float("inf"))
+
+    @torch.no_grad()
+    def evaluate(self, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
+        """Summed loss and number of targets, without gradients."""
+        self._engine.eval()
+        loss_sum, num_targets = self._engine(batch["tokens"], batch["positions"], batch["segments"], batch["targets"])
+        self._engine.train()
+        return float(loss_sum), int(num_targets)
+
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        """The whole model's fp32 weights by name, on the CPU: on rank 0, None elsewhere.
+
+        At ZeRO-3 and in bf16 each parameter's fp32 master is gathered in turn, so a rank holds one at a time besides
+        rank 0's copy.
+        """
+        module = self._engine.module
+        is_writer = torch.distributed.get_rank() == 0
+        if self.spec.zero < 3 and (self.spec.precision == "fp32" or self.spec.zero == 0):
+            if not is_writer:
+                return None
+            return {name: p.detach().to("cpu", torch.float32).clone() for name, p in module.named_parameters()}
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        gathered = {}
+        for name, parameter in module.named_parameters():
+            value = safe_get_full_fp32_param(parameter)
+            if is_writer:
+                gathered[name] = value.detach().to("cpu", torch.float32).clone()
+        return gathered if is_writer else None
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's share of weights and moments below `folder`.
+
+        A write that fails is kept for `raise_save_error`: raised here, it would leave the other ranks waiting.
+        """
+        self._files.written.clear()
+        self._files.error = None
+        self._engine.save_checkpoint(str(folder), tag=ENGINE_FOLDER, save_latest=False)
+
+    @property
+    def files_written(self) -> list[str]:
+        """What this rank wrote in the last `save`."""
+        return list(self._files.written)
+
+    def raise_save_error(self) -> None:
+        """Raise the OutputError of the last `save`, if it failed on this rank."""
+        if self._files.error is not None:
+            raise self._files.error
+
+    def load(self, folder: Path) -> None:
+        """Put back what `save` wrote, also into a running engine.
+
+        Raises DamagedInput for files that hold more than tensors and plain values.
+        """
+        path, _ = self._engine.load_checkpoint(str(folder), tag=ENGINE_FOLDER)
+        if path is None:
+            raise DamagedInput("DeepSpeed found no checkpoint there", where=str(folder))
+
+
+def _deepspeed_config(spec: EngineSpec, num_parameters: int) -> dict[str, Any]:
+    bucket = max(MIN_BUCKET_ELEMENTS, min(num_parameters, MAX_BUCKET_ELEMENTS))
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": spec.micro_rows,
+        "gradient_accumulation_steps": spec.accumulation,
+        "gradient_clipping": 0.0,
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "checkpoint": {"tag_validation": "FAIL"},
+        "zero_optimization": {
+            "stage": spec.zero,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+            "stage3_prefetch_bucket_size": bucket,
+            "overlap_comm": spec.device == "cuda",
+        },
+    }
+    if spec.precision == "bf16" and spec.zero == 0:
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    elif spec.precision == "bf16":
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+def allowed_classes() -> list[type]:
+    """The only classes a checkpoint file may name: what DeepSpeed 0.19 stages 1-3 write."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, ZeroStageEnum, fragment_address]
+
+
+def read_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
+    """`torch.load` that runs no code: tensors, plain values and the allowed classes, else DamagedInput."""
+    import pickle
+
+    with torch.serialization.safe_globals(allowed_classes()):
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            first_line = str(error).strip().split("\n")[0]
+            raise DamagedInput(f"refused: {first_line}", where=str(path)) from error
+
+
+def _make_checkpoint_engine() -> Any:
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import CheckpointEngine
+
+    class SafeCheckpointEngine(CheckpointEngine):
+        """Reads without unpickling; brings what it wrote to the disk before it returns."""
+
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.written: list[str] = []
+            self.error: OutputError | None = None
+
+        def create(self, info: object) -> None:
+            pass
+
+        def save(self, state_dict: dict[str, Any], path: str) -> None:
+            try:
+                with describing_os_errors(Path(path)), open(path, "wb") as file:
+                    _write(state_dict, file)
+            except OutputError as error:
+                self.error = error
+            else:
+                self.written.append(path)
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            return read_tensors(path, map_location)
+
+        def commit(self, info: object) -> bool:
+            return True
+
+    return SafeCheckpointEngine()
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # torch's writer covers a failed write with an error of its own
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def stop() -> None:
+    """Leave the process group; harmless when it is gone already."""
+    with contextlib.suppress(Exception):
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,277 @@
+"""Starts the ranks on this machine with torch's elastic launcher, and ends only when they have ended.
+
+What torch's launcher leaves open is mended here:
+
+- A launcher that is killed (`kill -9`, SIGUSR1 by default) would leave its ranks running. Each rank asks the kernel to
+  be killed with its parent (PR_SET_PDEATHSIG) and checks once that the parent still is the launcher.
+- On a signal torch kills the ranks after a few seconds. Here SIGINT, SIGTERM and SIGUSR1 are blocked in every thread
+  and taken by one that waits for them: it passes the first on to every rank, once, when all ranks listen, and lets them
+  save. A second SIGINT or SIGTERM more than a second later kills the ranks and ends this process by that signal.
+  The ranks have sessions of their own, so Ctrl-C reaches only the launcher.
+- A rank's error is one line of a person's language, not torch's table: ranks leave it as JSON in a folder of this
+  process, with their pid; rank 0's progress comes through a pipe there.
+
+Under `torchrun` or `srun` none of this runs: the process is a rank already (`external_rank`). Torch is imported inside
+`launch` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ptool import errors
+from ptool.errors import PtoolError, StoppedAndSaved
+from ptool.reporting import Reporter
+from ptool.training.signals import SECOND_AFTER_SECONDS, STOP_SIGNALS, end_by
+
+FOLDER_VARIABLE = "PTOOL_LAUNCH_FOLDER"
+PARENT_VARIABLE = "PTOOL_LAUNCHER_PID"
+PEER_LOST = "a rank was lost"
+SECONDS_TO_END = 5  # for ranks whose peer died: gloo tells them within milliseconds, a busy GPU may not
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def external_rank() -> dict[str, str] | None:
+    """The rendezvous variables of a rank that torchrun or srun started; None for an ordinary process."""
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return {name: env.get(name, default) for name, default in _DEFAULTS.items()}
+    tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
+    if "SLURM_PROCID" in env and tasks.isdigit() and int(tasks) > 1:
+        port = 20_000 + (int(env.get("SLURM_JOB_ID", "0")) * 16 + int(env.get("SLURM_STEP_ID", "0")) % 16) % 20_000
+        return {
+            "RANK": env["SLURM_PROCID"],
+            "WORLD_SIZE": tasks,
+            "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
+            "MASTER_ADDR": env.get("MASTER_ADDR") or _first_host(),
+            "MASTER_PORT": env.get("MASTER_PORT") or str(port),
+        }
+    return None
+
+
+def launch(run: Path, ranks: int, reporter: Reporter) -> None:
+    """Run `ranks` ranks on `run` until they are done; returns when they finished the run.
+
+    Raises the error of the rank that failed first, StoppedAndSaved among them.
+    """
+    with _stop_signals_blocked(), tempfile.TemporaryDirectory(prefix="ptool-train-") as name:
+        folder = Path(name)
+        finished = threading.Event()
+        threads = [
+            threading.Thread(target=_pass_signals_on, args=(folder, ranks, finished, reporter), daemon=True),
+            threading.Thread(target=_relay, args=(_open_pipe(folder), finished, reporter), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        os.environ[FOLDER_VARIABLE] = name
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
+        try:
+            exit_codes = _run_elastic(run, ranks)
+        finally:
+            finished.set()
+            for thread in threads:
+                thread.join(timeout=2)
+        if exit_codes is not None:
+            raise _outcome(folder, exit_codes, run)
+
+
+def follow_launcher() -> None:
+    """In a rank, first of all: end when the process that started this one ends."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return  # srun's step daemon sees to it
+    expected = os.getppid() if parent is None else int(parent)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != expected:
+        os._exit(1)
+
+
+class PipeReporter:
+    """Rank 0's reporter: lines of JSON to the launcher."""
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = os.open(folder / "reports", os.O_WRONLY)
+
+    def notice(self, text: str) -> None:
+        """One line for the person running the command."""
+        self._send(["notice", text])
+
+    def progress(self, done: int, total: int | None, *, unit: str, detail: str = "") -> None:
+        """Work done so far and in all."""
+        self._send(["progress", done, total, unit, detail])
+
+    def _send(self, message: list[object]) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, msgspec.json.encode(message) + b"\n")
+
+
+def announce(folder: Path, rank: int) -> None:
+    """Tell the launcher that this rank listens to signals."""
+    temporary = folder / f".rank_{rank}.pid"
+    temporary.write_text(str(os.getpid()))
+    temporary.rename(folder / f"rank_{rank}.pid")
+
+
+def leave_error(folder: Path, rank: int, error: PtoolError) -> None:
+    """Tell the launcher why this rank ends."""
+    body = [type(error).__name__, error.message, error.where, error.hint, error.exit_code, time.time()]
+    (folder / f"rank_{rank}.error").write_bytes(msgspec.json.encode(body))
+
+
+_DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+
+
+def _run_elastic(run: Path, ranks: int) -> dict[int, int] | None:
+    """Exit codes of the ranks that failed, or None."""
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_END))
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, launch_agent
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=f"ptool-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=0.05,
+        signals_to_handle="SIGQUIT",  # the others are ours
+    )
+    # -P and the module's own path: nothing in the working directory can stand in for a module of ours.
+    arguments = ["-P", "-m", "ptool.training.rank", str(run.resolve())]
+    for _logger in (logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if "elastic" in name):
+        _logger.setLevel(logging.CRITICAL)
+    try:
+        launch_agent(config, sys.executable, arguments)
+    except ChildFailedError as error:
+        return {rank: failure.exitcode for rank, failure in error.failures.items()}
+    return None
+
+
+def _outcome(folder: Path, exit_codes: dict[int, int], run: Path) -> PtoolError:
+    """The error that started it: what ranks said, else how they ended."""
+    said = []
+    for path in sorted(folder.glob("rank_*.error")):
+        kind, message, where, hint, code, when = msgspec.json.decode(path.read_bytes())
+        said.append((message == PEER_LOST, when, kind, message, where, hint, code))
+    causes = sorted(entry for entry in said if not entry[0])
+    killed = [(rank, -code) for rank, code in sorted(exit_codes.items()) if code < 0 and -code != signal.SIGTERM]
+    if killed and not any(entry[2] == StoppedAndSaved.__name__ for entry in causes):
+        rank, number = killed[0]
+        return PtoolError(f"rank {rank} was killed by {_signal_name(number)}", hint=f"ptool resume {run} goes on")
+    if causes:
+        _, _, kind, message, where, hint, _ = causes[0]
+        found: type[PtoolError] = getattr(errors, kind, PtoolError)
+        return found(message, where=where, hint=hint)
+    rank, code = min(exit_codes.items(), default=(0, 1))
+    return PtoolError(f"rank {rank} ended with exit code {code}", hint=f"ptool resume {run} goes on")
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        for number in STOP_SIGNALS:  # what came while the ranks were ending is answered by their end
+            while signal.sigtimedwait({number}, 0) is not None:
+                pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _pass_signals_on(folder: Path, ranks: int, finished: threading.Event, reporter: Reporter) -> None:
+    first = 0.0
+    while not finished.is_set():
+        info = signal.sigtimedwait(STOP_SIGNALS, 0.1)
+        if info is None:
+            continue
+        number = info.si_signo
+        if not first:
+            first = time.monotonic()
+            reporter.notice(f"{_signal_name(number)}: saving, then stopping; once more to stop at once")
+            for pid in _await_pids(folder, ranks, finished):
+                _send(pid, number)
+        elif number != signal.SIGUSR1 and time.monotonic() - first > SECOND_AFTER_SECONDS:
+            for path in folder.glob("rank_*.pid"):
+                _send(int(path.read_text()), signal.SIGKILL)
+            end_by(number)
+
+
+def _await_pids(folder: Path, ranks: int, finished: threading.Event) -> list[int]:
+    while not finished.wait(0.02):
+        pids = [int(path.read_text()) for path in folder.glob("rank_*.pid")]
+        if len(pids) == ranks:
+            return pids
+    return []
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _open_pipe(folder: Path) -> int:
+    os.mkfifo(folder / "reports")
+    return os.open(folder / "reports", os.O_RDWR)  # a writer of our own: rank 0's end is no end of file
+
+
+def _relay(descriptor: int, finished: threading.Event, reporter: Reporter) -> None:
+    import select
+
+    rest = b""
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], 0.05)
+        if not ready:
+            if finished.is_set():
+                break
+            continue
+        *lines, rest = (rest + os.read(descriptor, 65536)).split(b"\n")
+        for line in lines:
+            _pass_report(msgspec.json.decode(line), reporter)
+    os.close(descriptor)
+
+
+def _pass_report(message: list[Any], reporter: Reporter) -> None:
+    if message[0] == "notice":
+        reporter.notice(message[1])
+    else:
+        _, done, total, unit, detail = message
+        reporter.progress(done, total, unit=unit, detail=detail)
+
+
+def _signal_name(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def _first_host() -> str:
+    """The first node of the Slurm step, as a name or address that resolves."""
+    env = os.environ
+    if env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", "1")) == "1":
+        return "127.0.0.1"
+    listed = env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", ""))
+    with contextlib.suppress(OSError, subprocess.CalledProcessError, IndexError):
+        found = subprocess.run(["scontrol", "show", "hostnames", listed], capture_output=True, text=True, check=True)
+        host = found.stdout.split()[0]
+        socket.getaddrinfo(host, None)
+        return host
+    return env.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")

@@ -1,0 +1,121 @@
+"""One rank: `python -m ptool.training.rank RUN`, started by launch.py; also what a rank of torchrun or srun does.
+
+The order matters: first the tie to the parent, then the signal handlers, then the heavy imports. Standard output
+belongs to the command's product, so whatever libraries print goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ptool.errors import InputError, PtoolError
+from ptool.reporting import SILENT, Reporter
+from ptool.training import locks
+from ptool.training.config import RunConfig, from_toml
+from ptool.training.signals import StopRequest
+
+CONFIG = "config.toml"
+
+
+def main() -> None:
+    """The process's whole life; ends it without unwinding, since a peer may be gone."""
+    from ptool.training import launch
+
+    launch.follow_launcher()
+    stop = StopRequest()
+    stop.listen()
+    folder, rank, run = Path(os.environ[launch.FOLDER_VARIABLE]), int(os.environ["RANK"]), Path(sys.argv[1])
+    launch.announce(folder, rank)
+    os.dup2(2, 1)
+    code = 0
+    try:
+        reporter: Reporter = launch.PipeReporter(folder) if rank == 0 else SILENT
+        work(run, stop, reporter)
+    except PtoolError as error:
+        launch.leave_error(folder, rank, error)
+        code = error.exit_code
+    except BaseException as error:  # noqa: BLE001 (whatever it was, the launcher must hear of it)
+        code = 1
+        launch.leave_error(folder, rank, _describe(error))
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def work(run: Path, stop: StopRequest, reporter: Reporter, *, joined: bool = False) -> None:
+    """Train in `run` as the rank that RANK and WORLD_SIZE name; `joined`: the process group is there already."""
+    config = from_toml(run / CONFIG)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    lock = locks.acquire(run, locks.rank_name(rank))
+    if world_size != config.parallel.ranks:
+        message = f"this run was started with {config.parallel.ranks} ranks, and there are {world_size} now"
+        raise InputError(message, where=str(run), hint=f"start it with {config.parallel.ranks}")
+    import warnings
+
+    import torch
+
+    from ptool.training import engine as engines
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # DeepSpeed's use of torch, not ours
+
+    torch.set_num_threads(config.parallel.threads)
+    if not joined:
+        engines.start(config.parallel.device, config.parallel.timeout_seconds)
+    try:
+        _train(run, config, stop, reporter)
+    finally:
+        engines.stop()
+    lock.release()
+
+
+def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) -> None:
+    from ptool.models.decoder import Decoder
+    from ptool.training.engine import Engine, EngineSpec
+    from ptool.training.finish import finish, open_data
+    from ptool.training.loop import Trainer
+    from ptool.training.ranks import Ranks
+
+    dataset = open_data(config)
+    spec = EngineSpec(
+        zero=config.parallel.zero,
+        precision="bf16" if config.parallel.precision == "bf16" else "fp32",
+        device="cuda" if config.parallel.device == "cuda" else "cpu",
+        micro_rows=config.batch.micro_rows,
+        accumulation=config.accumulation,
+        betas=(config.optimizer.beta1, config.optimizer.beta2),
+        eps=config.optimizer.eps,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    engine = Engine(Decoder(config.model_config, seed=config.run.seed), spec)
+    ranks = Ranks(engine.device)
+    locks.expect_no_ranks(run, own=range(ranks.size)) if ranks.is_first else None
+    trainer = Trainer(run, config, dataset, engine, ranks, stop=stop, reporter=reporter)
+    try:
+        trainer.start()
+        trainer.train()
+        ranks.together(lambda: finish(run, config, dataset) if ranks.is_first else None)
+    finally:
+        trainer.close()
+
+
+def _describe(error: BaseException) -> PtoolError:
+    """An unforeseen error; a collective that failed because its peer is gone is marked as a consequence."""
+    import traceback
+
+    from ptool.training.launch import PEER_LOST
+
+    text = str(error).strip().split("\n")[0]
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in _PEER_WORDS):
+        return PtoolError(PEER_LOST)
+    if isinstance(error, MemoryError):
+        return PtoolError("out of memory", hint="try a smaller batch.micro_rows")
+    traceback.print_exception(error)
+    return PtoolError(f"{type(error).__name__}: {text}")
+
+
+_PEER_WORDS = ("Connection closed by peer", "Connection reset", "Broken pipe", "Connection refused", "NCCL", "gloo")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""SIGINT, SIGTERM and SIGUSR1 in a rank: a flag, polled once a step; a second one ends the process.
+
+The handlers are installed before anything heavy is imported. A rank of our own launcher starts with these signals
+blocked (launch.py), so one that comes earlier waits until `listen` opens them; none is lost and none kills a rank that
+could have saved. Torch-free.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SECOND_AFTER_SECONDS = 1.0  # a terminal, a shell and a batch system may all deliver one and the same request
+
+
+class StopRequest:
+    """Whether somebody asked this process to save and stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._since = 0.0
+
+    def listen(self) -> None:
+        """Install the handlers and let blocked signals in."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is None:
+            self.signal, self._since = number, time.monotonic()
+        elif number != signal.SIGUSR1 and time.monotonic() - self._since > SECOND_AFTER_SECONDS:
+            end_by(number)
+
+
+def end_by(number: int) -> None:
+    """End this process by the signal itself, at once."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
