@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from ptool.cli.commands import COMMANDS
 from ptool.cli.manual import generate, main, stale
-from ptool.cli.reference import describe, describe_all
+from ptool.cli.reference import describe, describe_all, read_parameter
 from ptool.cli.roff import body, page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,6 +117,26 @@ def test_text_that_roff_would_take_for_its_own_arrives_as_it_was_written():
     plain = re.sub(".\b", "", shown)
     for line in [line.replace("`", "") for line in nasty] + examples:
         assert line in plain
+
+
+@pytest.mark.parametrize(
+    ("name", "metavar", "values", "choices"),
+    [
+        ("--zero", "0|1|2|3", "choice", ("0", "1", "2", "3")),
+        ("--eod", "auto|none|ID", "free", ()),
+        ("--output", "FILE|FOLDER/", "file", ()),
+        ("--state", "FOLDER/", "folder", ()),
+        ("--rule", "NAME[:PARAMETER=VALUE]", "rules", ()),
+    ],
+)
+def test_what_completes_follows_from_the_declaration(name, metavar, values, choices):
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(lambda value: None)
+    parameter = typer.main.get_command(app).params[0]
+    parameter.param_type_name, parameter.opts, parameter.metavar = "option", [name], metavar
+    parameter.secondary_opts = []
+    found = read_parameter(parameter)
+    assert (found.names, found.values, found.choices) == ((name,), values, choices)
 
 
 def complete(tmp_path, *words):

@@ -3,13 +3,15 @@
 The table gives the names, typer gives the parameters. Typer carries a private Click, so only attributes of the objects
 that `typer.main.get_command` returns are read, and no class of theirs is named here.
 
-What a value is, for completion, follows from the declaration: choices complete as themselves, `FILE` or `FOLDER` in the
-metavar as paths, and the options in `_NAMED` as names that `ptool --complete KIND` lists.
+What a value is, for completion, follows from the declaration: choices complete as themselves, whether typer knows them
+or the metavar lists them (`0|1|2|3`), `FILE` or `FOLDER` in the metavar as paths, and the options in `_NAMED` as names
+that `ptool --complete KIND` lists.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any, NamedTuple
 
 from ptool.cli.app import build
@@ -17,6 +19,7 @@ from ptool.cli.commands import COMMANDS, Command
 from ptool.cli.options import COMMON
 
 _NAMED = {"--preset": "presets", "--rule": "rules", "--model": "models", "--gpu": "gpus"}
+_CHOICES = re.compile(r"[a-z0-9-]+(?:\|[a-z0-9-]+)+")
 _FILE_WORDS = ("INPUT", "FILE", "PATH", "STREAM")
 _FOLDER_WORDS = ("FOLDER", "RUN")
 _TYPE_NAMES = {"integer": "N", "float": "X", "path": "PATH", "text": "TEXT", "str": "TEXT"}
@@ -57,7 +60,7 @@ def describe(command: Command) -> Description:
     parsed = build(command)
     text = inspect.cleandoc(parsed.help or "").replace("\b\n", "")
     paragraphs, _, examples = text.partition("\nExamples:\n")
-    parameters = [(parameter.name in COMMON, _parameter(parameter)) for parameter in parsed.params]
+    parameters = [(parameter.name in COMMON, read_parameter(parameter)) for parameter in parsed.params]
     return Description(
         command,
         paragraphs.strip(),
@@ -73,10 +76,13 @@ def describe_all() -> list[Description]:
     return [describe(command) for command in COMMANDS.values()]
 
 
-def _parameter(parameter: Any) -> Parameter:
+def read_parameter(parameter: Any) -> Parameter:
+    """What typer made of one parameter of a command's signature."""
     is_argument = parameter.param_type_name == "argument"
     names = () if is_argument else tuple(name for name in (*parameter.opts, *parameter.secondary_opts) if name.strip())
     choices = tuple(getattr(parameter.type, "choices", None) or ())
+    if not choices and _CHOICES.fullmatch(parameter.metavar or ""):
+        choices = tuple(parameter.metavar.split("|"))
     is_flag = bool(getattr(parameter, "is_flag", False))
     metavar = "" if is_flag else parameter.metavar or "|".join(choices) or _TYPE_NAMES.get(parameter.type.name, "VALUE")
     return Parameter(

@@ -20,6 +20,7 @@ _SPECIAL = {"\\": r"\e", "~": r"\(ti", "^": r"\(ha", "`": r"\(ga"}
 _CODE = re.compile(r"`([^`]+)`")
 _OPTION = re.compile(r"(?<![\w-])-{1,2}[A-Za-z][\w-]*")
 _PAGE = re.compile(r"\bptool(?:-[a-z-]+)?(?=\([15]\))")
+_SENTENCE_END = re.compile(r"[.!?][)\"'\]]*$")
 _SECTION = re.compile(r"[A-Z][A-Z ,-]+")
 
 
@@ -61,7 +62,10 @@ def definition(term: str, meaning: str) -> list[str]:
 def filled(text: str) -> list[str]:
     """A paragraph as lines of roff, none of which can be taken for a request."""
     lines = textwrap.wrap(_prose(" ".join(text.split())), _WIDTH, break_long_words=False, break_on_hyphens=False)
-    return [_guarded(line) for line in lines]
+    # a sentence that ends with its line would get two spaces after it
+    return [_guarded(rf"{line}\&" if _SENTENCE_END.search(line) else line) for line in lines[:-1]] + [
+        _guarded(line) for line in lines[-1:]
+    ]
 
 
 def escaped(text: str) -> str:
