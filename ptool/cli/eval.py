@@ -32,7 +32,7 @@ def eval_(
     batch_tokens: Annotated[
         int,
         typer.Option(parser=parse_count, metavar="N", help="Tokens in one forward pass; does not change the result."),
-    ] = 16_384,
+    ] = 4_096,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU where there is one.")
     ] = "auto",

@@ -1,8 +1,9 @@
 """What a run was trained on: its packed data and its tokenizer, held against the digests the checkpoint carries.
 
-A checkpoint's manifest names the packed data by digest (`config["data"]["fingerprint"]`) and, in its history, describes
-it; `config.toml` says where the folder was; the tokenizer's file lies in the run folder. So a score is never one of
-other data, or of ids from another vocabulary, by accident.
+A checkpoint's manifest names the packed data by digest (`config["data"]["fingerprint"]`). The data is described by its
+own manifest: in the history of the finished run, or in the packed folder, which `config.toml` knows the place of. The
+tokenizer's file lies in the run folder. So a score is never one of other data, or of ids from another vocabulary, by
+accident.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ptool.errors import DamagedInput, InputError
-from ptool.formats.artefacts import file_digest
+from ptool.formats.artefacts import file_digest, read_folder_manifest
 from ptool.formats.checkpoints import Checkpoint
 from ptool.formats.manifests import Manifest, manifest_digest
 from ptool.formats.packed import PackedDataset, PackedLayout
@@ -57,7 +58,7 @@ def run_tokenizer(run: Path, checkpoint: Checkpoint, given: Path | None) -> tupl
 
     Raises `InputError` where the run has no tokenizer, `DamagedInput` where the file is another one.
     """
-    history = _pack_manifest(checkpoint.manifest)
+    history = _history(run, checkpoint)
     layout = packed_data(run, checkpoint, given).layout if history is None else _layout(history, checkpoint)
     if layout.tokenizer is None:
         raise InputError(
@@ -76,10 +77,16 @@ def _fingerprint(checkpoint: Checkpoint) -> str | None:
     """The digest of the packed data the run was trained on; None where the checkpoint does not say."""
     data = checkpoint.manifest.config.get("data")
     recorded = data.get("fingerprint") if isinstance(data, dict) else None
-    if isinstance(recorded, str) and recorded:
-        return recorded
-    history = _pack_manifest(checkpoint.manifest)
-    return None if history is None else manifest_digest(history)
+    return recorded if isinstance(recorded, str) and recorded else None
+
+
+def _history(run: Path, checkpoint: Checkpoint) -> Manifest | None:
+    """The manifest of the packed data, from the checkpoint or the finished run, if it is that of the fingerprint."""
+    for manifest in (checkpoint.manifest, read_folder_manifest(run)):
+        found = None if manifest is None else _pack_manifest(manifest)
+        if found is not None and manifest_digest(found) == _fingerprint(checkpoint):
+            return found
+    return None
 
 
 def _pack_manifest(manifest: Manifest) -> Manifest | None:

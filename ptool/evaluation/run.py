@@ -39,7 +39,7 @@ class EvalConfig(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: int | None = None
     packed: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_tokens: int = 16_384
+    batch_tokens: int = 4_096
     keys: Keys = Keys()
 
 

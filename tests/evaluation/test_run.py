@@ -11,7 +11,7 @@ import torch
 from ptool.errors import BadDocument, DamagedInput, InputError, UsageError
 from ptool.evaluation.run import EvalConfig, evaluate
 from ptool.formats.artefacts import list_files, read_folder_manifest
-from ptool.formats.manifests import encode_manifest
+from ptool.formats.manifests import encode_manifest, new_manifest
 from ptool.models.decoder import Decoder
 from ptool.text.batch import Keys
 from tests.evaluation.runs import SOURCES, TEXTS, SmallRun, make_run, pack_texts, train_tokenizer, write_checkpoint
@@ -191,6 +191,18 @@ def test_without_a_history_the_packed_folder_tells_the_end_token(small, tmp_path
     with pytest.raises(InputError, match="--packed FOLDER"):
         evaluate(small.run, stream)
     assert evaluate(small.run, stream, config=EvalConfig(packed=moved)) == expected
+    # the finished run carries the history, so its text needs no packed folder
+    for upstream, found in (
+        (pack_texts(tmp_path / "other", small.tokenizer, held_out=1).manifest, False),
+        (small.packed.manifest, True),
+    ):
+        finished = new_manifest("train", {}, upstream=[new_manifest("x", {}, upstream=[upstream])])
+        (small.run / "manifest.json").write_bytes(encode_manifest(finished))
+        if found:
+            assert evaluate(small.run, stream) == expected
+        else:
+            with pytest.raises(InputError, match="--packed FOLDER"):
+                evaluate(small.run, stream)
 
 
 def test_bad_streams_are_one_clear_error(made, tmp_path):
