@@ -143,7 +143,7 @@ def _table(estimate: Estimate) -> list[str]:
 
 
 def _row(name: str, band: Band, show: Callable[[float], str], note: str, single: bool) -> str:
-    cells = "".join(f"{show(value):>12}" for value in (band[1:2] if single else band))
+    cells = "".join(f" {show(value):>11}" for value in (band[1:2] if single else band))
     return f"  {name:17}{cells}  {note}".rstrip()
 
 
