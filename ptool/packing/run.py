@@ -9,6 +9,7 @@ One process does it: planning runs at 200 million tokens a second or more, copyi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def pack(
     held = choose_holdout(records["text_hash"], records["num_bytes"] > 0, config.holdout, config.seed)
     vocabulary = source.vocabulary
     per_shard = rows_per_shard(config.seq_len, vocabulary.dtype)
+    num_tokens, packed = int(records["num_tokens"].sum()), 0
     splits: dict[str, SplitCounts] = {}
     shape: dict[str, Any] = {}
     with writer:
@@ -95,7 +97,9 @@ def pack(
             )
             with split.opened():
                 split.add_documents(records[chosen], *source.ids(chosen), source.sources)
-                _fill(split, source, chosen, plan, config.seq_len, reporter)
+                for done in _fill(split, source, chosen, plan, config.seq_len):
+                    reporter.progress(packed + done, num_tokens, unit="tokens")
+            packed += split.counts.tokens
             splits[name] = split.counts
             shape[name] = _shape(plan)
         writer.copy(vocabulary.file, vocabulary.artefact_name)
@@ -117,7 +121,7 @@ def pack(
                 settings,
                 counts=Counts(read=len(records), kept=len(records)),
                 num_documents=len(records),
-                num_tokens=int(records["num_tokens"].sum()),
+                num_tokens=num_tokens,
                 num_bytes=int(records["num_bytes"].sum()),
                 details={
                     "layout": msgspec.to_builtins(layout),
@@ -137,9 +141,8 @@ def _fill(
     chosen: npt.NDArray[np.bool_],
     plan: Plan,
     seq_len: int,
-    reporter: Reporter,
-) -> None:
-    """Copy the planned spans, a batch of rows at a time."""
+) -> Iterator[int]:
+    """Copy the planned spans, a batch of rows at a time; yields the tokens done."""
     starts = source.starts[chosen]
     lengths = source.records["num_tokens"][chosen]
     num_rows = len(plan.counts)
@@ -156,7 +159,7 @@ def _fill(
             rows.reshape(-1), row_of_span * seq_len + spans["start"], positions, spans["length"].astype(np.int64)
         )
         split.add_rows(rows, _following(source, spans, positions, counts, lengths), spans, counts)
-        reporter.progress(split.counts.tokens, int(lengths.sum()), unit="tokens")
+        yield split.counts.tokens
 
 
 def _following(

@@ -108,7 +108,7 @@ class TokenSource:
     def ids(self, chosen: npt.NDArray[np.bool_]) -> tuple[Integers, bytes]:
         """UTF-8 lengths of the chosen documents' ids, and the ids themselves, one after another."""
         if not self._tables:
-            encoded = [self._names[document].encode() for document in np.flatnonzero(chosen)]
+            encoded = [self._names[document].encode() for document in np.flatnonzero(chosen).tolist()]
             return np.array([len(name) for name in encoded], dtype=np.int64), b"".join(encoded)
         lengths: list[Integers] = [np.empty(0, dtype=np.int64)]
         pieces: list[bytes] = []

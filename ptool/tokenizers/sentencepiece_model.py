@@ -76,16 +76,17 @@ class SentencePieceTokenizer:
                 pieces.extend(self._cut(part))
                 plans[-1].append(len(pieces) - before)
         try:
-            encoded = self._processor.encode(pieces, return_type="numpy", num_threads=1)
-        except RuntimeError as error:
-            raise UsageError(f"a text that is not Unicode cannot be encoded: {error}") from error
-        found = iter(encoded)
+            raw = [piece.encode() for piece in pieces]
+        except UnicodeEncodeError as error:
+            message = f"a text that is not Unicode cannot be encoded: {error.reason} at character {error.start + 1}"
+            raise UsageError(message) from error
+        found = iter(self._processor.encode(raw, return_type="numpy", num_threads=1))
         return [self._join(found, plan) for plan in plans]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids. Raises UsageError for an id outside the vocabulary."""
         try:
-            return str(self._processor.decode([int(one) for one in ids]))
+            return str(self._processor.decode(np.asarray(ids, dtype=np.int64).tolist()))
         except IndexError as error:
             raise UsageError(f"ids outside 0..{self.vocab_size - 1} have no text", where=str(self.file)) from error
 
