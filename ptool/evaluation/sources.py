@@ -23,7 +23,8 @@ class HeldOut:
     def __init__(self, packed: PackedDataset) -> None:
         self._split: PackedSplit = packed.holdout
         self._eod_id = packed.eod_id
-        self.total_tokens: int | None = packed.holdout.num_tokens
+        ends = 0 if packed.eod_id is None else packed.holdout.num_documents
+        self.total_tokens: int | None = packed.holdout.num_tokens - ends
         self.digest = packed.fingerprint
         if packed.holdout.num_documents == 0:
             raise InputError(

@@ -80,6 +80,20 @@ def test_a_stream_of_the_held_out_texts_scores_the_same(made, tmp_path):
         assert found.sources[name].loss == pytest.approx(held.sources[name].loss, rel=1e-6)
 
 
+def test_progress_ends_at_its_total(made):
+    seen: list[tuple[int, int | None]] = []
+
+    class Watching:
+        def notice(self, text):
+            raise AssertionError(text)
+
+        def progress(self, done, total, *, unit, detail=""):
+            seen.append((done, total))
+
+    report = evaluate(made.run, reporter=Watching())
+    assert seen[-1] == (report.total.num_tokens, report.total.num_tokens)
+
+
 def test_the_batch_size_does_not_change_the_result(made):
     whole = evaluate(made.run)
     for batch_tokens in (1, 50, 333):
