@@ -104,7 +104,8 @@ def filter_(
 
 
 def _show_rules(out: Out) -> None:
-    from ptool.filtering.report import list_rules as describe_rules, rules_text
+    from ptool.filtering.report import list_rules as describe_rules
+    from ptool.filtering.report import rules_text
 
     if out.json_mode:
         out.json(describe_rules())

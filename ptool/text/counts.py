@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from ptool.text.compiled import kernel
 
+_BLOCK = 64  # bytes compared at once when looking for a first byte: a vector register or two
+
 
 def sum_by_document(values: npt.NDArray[np.generic], doc_offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """int64[n]: the sum of `values[doc_offsets[i]:doc_offsets[i + 1]]` (bool or integers) for each document."""
@@ -20,6 +22,8 @@ def sum_by_document(values: npt.NDArray[np.generic], doc_offsets: npt.NDArray[np
 
 def count_substring(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], wanted: str) -> npt.NDArray[np.int64]:
     """int64[n]: how often `wanted` occurs in each text without overlap, as `str.count` has it. O(len(text))."""
+    if not wanted:
+        raise ValueError("an empty string occurs everywhere")
     return _count_substring(text, offsets, np.frombuffer(wanted.encode(), dtype=np.uint8))
 
 
@@ -35,7 +39,7 @@ def count_distinct(
     Words are compared byte by byte, so case counts. Made for short lists: each word of the text is compared with every
     wanted word of its length.
     """
-    encoded = [word.encode() for word in sorted(set(wanted))]
+    encoded = [word.encode() for word in sorted(set(wanted) - {""})]
     lengths = np.array([len(word) for word in encoded], dtype=np.int64)
     letters = np.frombuffer(b"".join(encoded), dtype=np.uint8)
     return _count_distinct(text, starts, ends, doc_offsets, letters, lengths)
@@ -58,19 +62,34 @@ def _count_substring(
 ) -> npt.NDArray[np.int64]:
     counts = np.zeros(len(offsets) - 1, dtype=np.int64)
     size = len(wanted)
+    first = wanted[0]
     for document in range(len(counts)):
         position = offsets[document]
         last = offsets[document + 1] - size
         while position <= last:
-            matched = 0
-            while matched < size and text[position + matched] == wanted[matched]:
-                matched += 1
-            if matched == size:
-                counts[document] += 1
-                position += size
-            else:
-                position += 1
+            block_end = min(position + _BLOCK, last + 1)
+            if block_end - position == _BLOCK and not _has(text, position, first):
+                position = block_end
+                continue
+            while position < block_end:
+                matched = 0
+                while matched < size and text[position + matched] == wanted[matched]:
+                    matched += 1
+                if matched == size:
+                    counts[document] += 1
+                    position += size
+                else:
+                    position += 1
     return counts
+
+
+@kernel
+def _has(text: npt.NDArray[np.uint8], position: int, byte: int) -> bool:
+    """Whether `byte` is among the next _BLOCK bytes; without a branch, so that it compiles to vector code."""
+    found = False
+    for one in text[position : position + _BLOCK]:
+        found |= one == byte
+    return found
 
 
 @kernel
@@ -84,14 +103,21 @@ def _count_distinct(
 ) -> npt.NDArray[np.int64]:
     num_wanted = len(lengths)
     longest = lengths.max() if num_wanted else 0
+    begins = np.zeros((longest + 1, 256), dtype=np.bool_)  # whether a wanted word of this length begins with this byte
+    first = 0
+    for candidate in range(num_wanted):
+        begins[lengths[candidate], letters[first]] = True
+        first += lengths[candidate]
     counts = np.zeros(len(doc_offsets) - 1, dtype=np.int64)
     seen = np.empty(num_wanted, dtype=np.bool_)
     for document in range(len(counts)):
         seen[:] = False
         for word in range(doc_offsets[document], doc_offsets[document + 1]):
+            if counts[document] == num_wanted:
+                break
             start = starts[word]
             size = ends[word] - start
-            if size > longest:
+            if size > longest or not begins[size, text[start]]:
                 continue
             first = 0  # where the wanted word begins in `letters`
             for candidate in range(num_wanted):

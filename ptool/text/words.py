@@ -106,40 +106,35 @@ def _split(
     flags: npt.NDArray[np.uint8],
     doc_offsets: npt.NDArray[np.int64],
 ) -> int:
+    ends_a_run = SPACE | CJK if cjk_apart else SPACE
     word = 0
     for document in range(len(offsets) - 1):
         position = offsets[document]
         stop = offsets[document + 1]
-        inside = False  # a word is open
-        alone = False  # the open word is an ideograph: only a joining mark may follow
-        chars = 0
-        found = 0
         while position < stop:
             code, size = character_at(text, position)
             kind = table[code]
-            if inside and (kind & SPACE or (cjk_apart and (kind & CJK or (alone and not kind & JOINING)))):
-                ends[word] = position
-                num_chars[word] = chars
-                flags[word] = found
-                word += 1
-                inside = False
-            if not kind & SPACE:
-                if not inside:
-                    starts[word] = position
-                    inside = True
-                    alone = kind & CJK != 0
-                    chars = 0
-                    found = 0
-                chars += 1
-                if kind & LETTER:
-                    found |= HAS_LETTER
-                if not kind & SYMBOL:
-                    found |= HAS_TEXT
+            if kind & SPACE:
+                position += size
+                continue
+            starts[word] = position
+            chars = 1
+            some = kind  # flags that at least one character has
+            all_ = kind  # flags that every character has
             position += size
-        if inside:
-            ends[word] = stop
+            alone = kind & ends_a_run  # an ideograph: only joining marks belong to it
+            while position < stop:
+                code, size = character_at(text, position)
+                kind = table[code]
+                if (not kind & JOINING) if alone else (kind & ends_a_run):
+                    break
+                chars += 1
+                some |= kind
+                all_ &= kind
+                position += size
+            ends[word] = position
             num_chars[word] = chars
-            flags[word] = found
+            flags[word] = (HAS_LETTER if some & LETTER else 0) | (0 if all_ & SYMBOL else HAS_TEXT)
             word += 1
         doc_offsets[document + 1] = word
     return word
