@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from ptool.dedup import run as run_module
 from ptool.dedup.config import DedupConfig
@@ -102,26 +104,23 @@ def test_documents_without_an_id_get_one_and_twins_are_named_by_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize("mode", ["exact", "minhash"])
-def test_the_output_is_the_same_for_every_number_of_jobs_and_every_batch(
+def test_the_output_is_the_same_for_every_number_of_jobs_and_every_layout_of_frames(
     tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    documents = [{"id": str(i), "text": text} for i, text in enumerate(mutated_texts(7, num_families=60, copies=6))]
-    write(tmp_path / "in.jsonl", documents)
+    texts = mutated_texts(7, num_families=60, copies=6)
+    lines = [json.dumps({"id": str(number), "text": text}).encode() + b"\n" for number, text in enumerate(texts)]
+    monkeypatch.setattr("ptool.formats.stages.StreamReader", partial(StreamReader, batch_bytes=1))  # a batch a frame
     outputs = []
-    for number, (jobs, batch_bytes) in enumerate([(1, 4 << 20), (2, 60_000), (1, 1), (3, 9_000)]):
-        monkeypatch.setattr("ptool.formats.stages.StreamReader", _reader(batch_bytes))
+    for number, (jobs, lines_per_frame) in enumerate([(1, len(lines)), (2, 50), (1, 1), (3, 90)]):
+        frames = [b"".join(lines[at : at + lines_per_frame]) for at in range(0, len(lines), lines_per_frame)]
+        source = tmp_path / f"in{number}.zst"
+        source.write_bytes(b"".join(zstandard.compress(frame) for frame in frames))
+        assert len(list(StreamReader([source], batch_bytes=1))) == len(frames)
         out, rejects = tmp_path / f"out{number}.jsonl.zst", tmp_path / f"rejects{number}.jsonl.zst"
-        dedup_stream(work(rejects, config={"mode": mode}, jobs=jobs), [tmp_path / "in.jsonl"], out)
+        dedup_stream(work(rejects, config={"mode": mode}, jobs=jobs), [source], out)
         outputs.append((out.read_bytes(), rejects.read_bytes()))
     assert len(set(outputs)) == 1
-    assert len(lines_of(out)) < len(documents)
-
-
-def _reader(batch_bytes: int) -> Any:
-    def make(*arguments: Any, **options: Any) -> StreamReader:
-        return StreamReader(*arguments, **options, batch_bytes=batch_bytes)
-
-    return make
+    assert len(lines_of(out)) < len(lines)
 
 
 def test_a_bad_line_stops_the_run_or_is_set_aside_in_stream_order(tmp_path: Path) -> None:
