@@ -2,8 +2,8 @@
 
 `ordered_map` is `map` with a bounded number of items in flight: results come in the order of the items, memory stays
 that of a few batches, and nothing is computed far ahead of a slow reader. Workers are started only when a second item
-arrives, so that small inputs pay nothing; they are forked from a server process that has imported what they need
-(`forkserver`), ignore the signals meant for the parent, and die with it, `kill -9` included.
+arrives, so that small inputs pay nothing; they are forked, which takes milliseconds and shares what is imported, ignore
+the signals meant for the parent, and die with it, `kill -9` included. Call it where no other thread holds a lock.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from importlib import import_module
 from itertools import chain
 from typing import TypeVar
 
@@ -48,7 +49,7 @@ def ordered_map(
 ) -> Iterator[Result]:
     """Results of `function` over `items`, in order, by up to `jobs` processes.
 
-    `function`, items and results must be picklable when `jobs` > 1; `preload` names modules that workers import once.
+    `function`, items and results must be picklable when `jobs` > 1; `preload` names modules to import before forking.
     With one job, or one item, everything runs here. An exception of `function` is raised in its place in the order.
     """
     iterator = iter(items)
@@ -67,8 +68,9 @@ def ordered_map(
 def _in_processes(
     function: Callable[[Item], Result], items: Iterator[Item], jobs: int, preload: tuple[str, ...]
 ) -> Iterator[Result]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
+    for module in preload:
+        import_module(module)
+    context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(max_workers=jobs, mp_context=context, initializer=_settle, initargs=(os.getpid(),))
     waiting: deque[Future[Result]] = deque()
     try:
@@ -78,13 +80,9 @@ def _in_processes(
                 yield _result(waiting.popleft())
         while waiting:
             yield _result(waiting.popleft())
-        pool.shutdown()
-    except BaseException:
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
-            process.terminate()
-        raise
+    finally:
+        # What is running is waited for (a batch each): workers stopped in the middle can leave the pool waiting.
+        pool.shutdown(cancel_futures=True)
 
 
 def _result(future: Future[Result]) -> Result:
@@ -99,26 +97,10 @@ def _settle(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _die_with(parent)
-
-
-def _die_with(parent: int) -> None:
-    # The fork server is this process's parent, not the command: watch the command itself.
-    import threading
-
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    try:
-        descriptor = os.pidfd_open(parent)
-    except ProcessLookupError:
+    if os.getppid() != parent:  # it ended before the line above
         os._exit(1)
-
-    def watch() -> None:
-        import select
-
-        select.select([descriptor], [], [])  # a pidfd becomes readable when its process ends
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 def _cgroup_quota() -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ptool.errors import InputError
+from ptool.errors import InputError, PtoolError
 from ptool.executors import default_jobs, ordered_map
 
 
@@ -60,7 +60,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
         "import os, signal, sys, time\n"
         "from ptool.executors import ordered_map\n"
         "def work(number):\n"
-        "    if number: print(os.getpid(), flush=True)\n"
+        "    if number: os.write(1, b'%d\\n' % os.getpid())\n"
         "    time.sleep(60 if number else 0)\n"
         "    return number\n"
         "if __name__ == '__main__':\n"
@@ -77,6 +77,18 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     ended, _, _ = select.select([descriptor], [], [], 20)
     assert ended, "the worker lives on"
     parent.stdout.close()
+
+
+def die_on_three(data: bytes) -> int:
+    if data[0] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return len(data)
+
+
+def test_a_worker_that_dies_is_one_line_and_no_hang() -> None:
+    large = (bytes([number]) * 3_000_000 for number in range(12))
+    with pytest.raises(PtoolError, match="a worker process died"):
+        list(ordered_map(die_on_three, large, jobs=2))
 
 
 def test_slurms_grant_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
