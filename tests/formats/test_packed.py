@@ -12,37 +12,9 @@ from hypothesis import strategies as st
 from ptool.errors import DamagedInput, InputError, UsageError
 from ptool.formats.packed import NO_TARGET, SPAN, PackedDataset, PackedLayout, PackedRows, PackedSplit, SplitCounts
 from ptool.formats.packed_writer import SplitWriter, write_packed
+from tests.formats.row_rule import brute_force
 
 EOD = 2
-
-
-def brute_force(documents: list[list[int]], rows: list[list[tuple[int, int, int]]], seq_len: int, eod: int | None):
-    """The row rule, one token at a time. `rows` holds (document, offset, length) spans."""
-    tokens, targets, segments, positions = [], [], [], []
-    for spans in rows:
-        owners = [(d, at) for d, offset, length in spans for at in range(offset, offset + length)]
-        row = [documents[d][at] for d, at in owners]
-        target, segment, position = [], [], []
-        for column, (document, at) in enumerate(owners):
-            is_end = at == len(documents[document]) - 1
-            following = owners[column + 1] if column + 1 < len(owners) else None
-            ends_in_eod = is_end and eod is not None and row[column] == eod
-            opens_next = ends_in_eod and following is not None and following[1] == 0
-            if opens_next:
-                target.append(row[column + 1])
-            else:
-                target.append(NO_TARGET if is_end else documents[document][at + 1])
-            key = ("document", following[0]) if opens_next else ("document", document)
-            new = column == 0 or key != previous  # noqa: F821 - set below
-            segment.append((segment[-1] + 1 if segment else 0) if new else segment[-1])
-            position.append(0 if new else position[-1] + 1)
-            previous = key  # noqa: F841
-        padding = seq_len - len(row)
-        tokens.append(row + [None] * padding)
-        targets.append(target + [NO_TARGET] * padding)
-        segments.append(segment + [-1] * padding)
-        positions.append(position + [0] * padding)
-    return tokens, targets, segments, positions
 
 
 def check(found: PackedRows, expected) -> None:
