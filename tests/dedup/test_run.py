@@ -161,7 +161,10 @@ def test_a_folder_has_an_output_for_each_input_and_one_index_for_all(tmp_path: P
     assert [entry.path for entry in report.manifest.files] == [f"{name}.jsonl.zst" for name in "abc"]
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if ".run." not in path.name}
 
-    assert dedup_folder(work(), inputs, tmp_path / "out").up_to_date
+    again = dedup_folder(work(), inputs, tmp_path / "out")
+    assert again.up_to_date
+    assert again.manifest == report.manifest
+    assert (tmp_path / "out/manifest.json").read_bytes() == before["manifest.json"]
     (tmp_path / "out/b.jsonl.zst").unlink()  # as if killed between two renames
     (tmp_path / "out/manifest.json").unlink()
     dedup_folder(work(), inputs, tmp_path / "out")
