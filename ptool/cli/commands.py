@@ -37,7 +37,7 @@ COMMANDS = {
         Command("train", "Train a model on packed rows.", "train", "Model", own_signals=True),
         Command("resume", "Go on with a training run.", "resume", "Model", own_signals=True),
         Command("eval", "Measure a model's loss, perplexity and bits per byte.", "eval_", "Model"),
-        Command("demo", "Run the whole pipe on this machine's own documentation.", "demo", "Model"),
+        Command("demo", "Run the whole pipeline on this machine's own documentation.", "demo", "Model"),
     )
 }
 

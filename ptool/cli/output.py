@@ -58,6 +58,11 @@ class Out:
         if not self.quiet:
             self._to_stderr(f"ptool: {text}\n")
 
+    def aside(self, text: str) -> None:
+        """Text for people as it is, on stderr."""
+        if not self.quiet:
+            self._to_stderr(text + "\n")
+
     def detail(self, text: str) -> None:
         """A line for people who asked for more (`-v`)."""
         if self.verbose:

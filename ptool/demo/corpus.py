@@ -67,7 +67,7 @@ def _docstrings(root: Path, source: str | None) -> Iterator[Document]:
             continue
         module = ".".join(place.with_suffix("").parts)
         for name, text in _walk(tree, module):
-            yield Document(name, text, source or place.parts[0])
+            yield Document(name, text, source or place.parts[0].removesuffix(".py"))
 
 
 def _walk(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:

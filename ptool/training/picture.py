@@ -35,8 +35,8 @@ def draw_run(run: Path, target: Path, *, title: str = "") -> None:
         label = "undone by a kill or a rollback" if number == 0 else None
         upper.plot(*_columns(stretch, "loss"), color="tab:red", alpha=0.45, linewidth=1, marker=".", label=label)
     upper.plot(*_columns(steps, "loss"), color="tab:blue", linewidth=1.6, label="accepted steps")
-    _mark(upper, [e for e in events if e.get("event") == "resume"], "resume_step", "tab:gray", "resumed")
-    _mark(upper, [e for e in events if e.get("action") == "rollback"], "step", "tab:orange", "spike, rolled back")
+    _mark(upper, [e for e in events if e["event"] == "start" and e["attempt"] > 1], "tab:gray", "resumed")
+    _mark(upper, [e for e in events if e.get("action") == "rollback"], "tab:orange", "spike: rolled back")
     upper.set_ylabel("loss (nats per token)")
     upper.grid(alpha=0.3)
     upper.legend(frameon=False)
@@ -74,6 +74,6 @@ def _stretches(steps: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     return runs
 
 
-def _mark(axes: Any, events: list[dict[str, Any]], key: str, color: str, label: str) -> None:
-    for number, event in enumerate(event for event in events if key in event):
-        axes.axvline(event[key], color=color, linestyle="--", linewidth=1, label=label if number == 0 else None)
+def _mark(axes: Any, events: list[dict[str, Any]], color: str, label: str) -> None:
+    for number, event in enumerate(events):
+        axes.axvline(event["step"], color=color, linestyle="--", linewidth=1, label=label if number == 0 else None)
