@@ -1,0 +1,210 @@
+"""Dedup beside datasketch on the same documents, and what it finds: python -m tests.benchmarks.dedup
+
+- signatures: ptool's kernels against datasketch's `MinHash.update_batch` fed the same shingles (already cut for it) and
+  the same hash function; the signatures must be equal, times are medians of interleaved runs in one process;
+- the index: microseconds and bytes of memory per kept document, for as many distinct synthetic documents as asked for,
+  and what growing from a tenth of them cost (1.0: linear);
+- the end to end rate of `dedup_stream` with one job, on the same synthetic documents;
+- with the real data (PTOOL_SHARED, default ../shared): precision and recall on the labelled pairs, for information.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+import zstandard
+from datasketch import MinHash
+
+from ptool.dedup.config import DedupConfig
+from ptool.dedup.resolver import Resolver
+from ptool.dedup.run import Deduplication, dedup_stream
+from ptool.dedup.signatures import Description, describe
+from ptool.text.batch import Batch
+
+DATA = Path(os.environ.get("PTOOL_SHARED", Path(__file__).parents[2] / "../shared")) / "data"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=100_000, help="synthetic documents of about 1 kB")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    compare_signatures(given.seed, given.repeats)
+    measure_index(given.documents, given.seed)
+    measure_stream(given.documents, given.seed)
+    judge_labelled()
+
+
+def synthetic_texts(count: int, seed: int) -> Iterator[str]:
+    """Texts of 50 to 300 words of a Zipf-like vocabulary; every tenth repeats the one before with two words changed."""
+    generator = np.random.default_rng(seed)
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    vocabulary = np.array(["".join(generator.choice(letters, int(n))) for n in generator.integers(2, 11, 50_000)])
+    before = vocabulary[:100]
+    for number in range(count):
+        words = vocabulary[(generator.random(int(generator.integers(50, 300))) ** 3 * len(vocabulary)).astype(int)]
+        if number % 10 == 9:
+            words = before.copy()
+            words[generator.integers(0, len(words), 2)] = "changed"
+        before = words
+        yield " ".join(words)
+
+
+def compare_signatures(seed: int, repeats: int) -> None:
+    config = DedupConfig()
+    texts = list(synthetic_texts(300, seed))
+    batch = Batch.from_texts(texts)
+    shingled = [
+        [" ".join(words[i : i + config.ngram]).encode() for i in range(len(words) - config.ngram + 1)]
+        for words in (text.split() for text in texts)
+    ]
+    hash32 = lambda shingle: xxhash.xxh64_intdigest(shingle) & 0xFFFFFFFF  # noqa: E731
+
+    def by_datasketch() -> np.ndarray:
+        rows = []
+        for shingles in shingled:
+            minhash = MinHash(config.num_perm, seed=config.seed, hashfunc=hash32, scheme="affine32")
+            minhash.update_batch(shingles)
+            rows.append(minhash.hashvalues)
+        return np.array(rows)
+
+    def by_ptool() -> np.ndarray:
+        return describe(batch.text, batch.offsets, config).signatures
+
+    assert (by_datasketch() == by_ptool()).all()
+    theirs, ours = interleaved([by_datasketch, by_ptool], repeats)
+    rate = len(batch.text) / ours / 1e6
+    print(f"signatures: {theirs / ours:.0f} times datasketch's update_batch ({rate:.0f} MB/s of text, words included)")
+
+
+def interleaved(functions: list[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each function."""
+    seconds: list[list[float]] = [[] for _ in functions]
+    for _ in range(repeats):
+        for function, times in zip(functions, seconds, strict=True):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
+
+
+def measure_index(count: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    resolver = Resolver(DedupConfig())
+    made = 0
+
+    def distinct(size: int) -> Description:
+        nonlocal made
+        numbers = np.arange(made, made + size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        made += size
+        signatures = generator.integers(0, 2**32, (size, 112), dtype=np.uint32)
+        return Description(np.stack([numbers, numbers], axis=1), signatures, np.ones(size, np.int64))
+
+    resolver.resolve(distinct(2000))  # compiled, and the tables have grown once
+    before, first, seconds, early, most = anonymous_memory(), resolver.num_kept, 0.0, 0.0, 0.0
+    while resolver.num_kept < count:
+        batch = distinct(min(2000, count))
+        start = time.perf_counter()
+        resolver.resolve(batch)
+        seconds += time.perf_counter() - start
+        del batch
+        if resolver.num_kept - first <= count // 10:
+            early = seconds
+        if resolver.num_kept > count // 2:
+            most = max(most, (anonymous_memory() - before) / (resolver.num_kept - first))
+    kept = resolver.num_kept - first
+    print(
+        f"index: {kept:,} distinct documents, {seconds / kept * 1e6:.1f} microseconds and {most:.0f} bytes of anonymous"
+        f" memory each (at most, from half of them on; {resolver.num_bytes / resolver.num_kept:.0f} reserved);"
+        f" growth {seconds / (10 * early):.2f} times linear"
+    )
+
+
+def anonymous_memory() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def measure_stream(count: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "in.jsonl"), Path(folder, "out.jsonl.zst")
+        with source.open("w", encoding="utf-8") as file:
+            for number, text in enumerate(synthetic_texts(count, seed)):
+                file.write(json.dumps({"id": str(number), "text": text}) + "\n")
+        for mode in ("exact", "minhash"):
+            start = time.perf_counter()
+            report = dedup_stream(Deduplication(config=DedupConfig(mode=mode)), [source], out)
+            seconds = time.perf_counter() - start
+            assert report.manifest.counts is not None
+            print(
+                f"{mode}: {count:,} documents ({source.stat().st_size / 1e6:.0f} MB) in {seconds:.1f} s with one job,"
+                f" {source.stat().st_size / seconds / 1e6:.0f} MB/s; dropped {report.manifest.counts.dropped_by}"
+            )
+            out.unlink()
+
+
+def judge_labelled() -> None:
+    """Precision and recall of the dropped documents' twins against labels; at 0.8, and at 0.5 for looser likeness."""
+    if not DATA.is_dir():
+        print("labelled pairs: no real data; set PTOOL_SHARED")
+        return
+    articles = read(DATA / "labelled/neardup_articles.jsonl.zst")
+    pairs = read(DATA / "labelled/neardup_articles_pairs.jsonl.zst")
+    posts = read(DATA / "labelled/neardup_crosspost.jsonl.zst")
+    licences = read(DATA / "corpus/spdx_licences.jsonl.zst")
+    measured = [
+        pair
+        for pair in read(DATA / "labelled/neardup_exact_jaccard_pairs.jsonl.zst")
+        if pair["source"] == "spdx_licences"
+    ]
+    sets = {
+        "articles": (articles, {(pair["a"], pair["b"]) for pair in pairs if pair["dup"]}),
+        "cross-posts": (
+            read(DATA / "corpus/gov_digitalgov.jsonl.zst") + posts,
+            {(post["id"], post["dup_of"]) for post in posts},
+        ),
+    }
+    for threshold in (0.8, 0.5):
+        config = DedupConfig(threshold=threshold)
+        for name, (documents, pairs_of_set) in sets.items():
+            judge(name, documents, {frozenset(pair) for pair in pairs_of_set}, config)
+        true_twins = {frozenset((pair["a"], pair["b"])) for pair in measured if pair["jaccard"] >= threshold}
+        judge(f"licences of Jaccard >= {threshold}", licences, true_twins, config)
+
+
+def judge(name: str, documents: list[dict[str, Any]], truth: set[frozenset[str]], config: DedupConfig) -> None:
+    """Recall counts the labelled pairs of which one document was dropped, for whichever twin."""
+    batch = Batch.from_texts([document["text"] for document in documents])
+    decisions = Resolver(config).resolve(describe(batch.text, batch.offsets, config))
+    ids = [document["id"] for document in documents]
+    kept = [one for one, verdict in zip(ids, decisions.verdicts, strict=True) if not verdict]
+    found = {frozenset((one, kept[twin])) for one, twin in zip(ids, decisions.twins.tolist(), strict=True) if twin >= 0}
+    dropped = set(ids) - set(kept)
+    precision = len(found & truth) / max(1, len(found))
+    recall = sum(1 for pair in truth if pair & dropped) / max(1, len(truth))
+    print(
+        f"labelled {name}, threshold {config.threshold}: {len(documents):,} documents, {len(truth)} labelled pairs,"
+        f" {len(found)} dropped, precision {precision:.2f}, recall {recall:.2f}"
+    )
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    with zstandard.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+if __name__ == "__main__":
+    main()
