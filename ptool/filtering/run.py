@@ -143,7 +143,6 @@ def _sum(counts: Sequence[Counts | None]) -> Counts:
 
 
 def _record(run: TransformRun, decided: Decided, recipe: Recipe) -> None:
-    run.at(decided.lines)
     run.keep(decided.kept, decided.num_kept)
     for one in decided.removed:
         if isinstance(one, BadLine):

@@ -68,7 +68,7 @@ def _count_substring(
         last = offsets[document + 1] - size
         while position <= last:
             block_end = min(position + _BLOCK, last + 1)
-            if block_end - position == _BLOCK and not _has(text, position, first):
+            if not _has(text, position, first):
                 position = block_end
                 continue
             while position < block_end:
@@ -85,7 +85,7 @@ def _count_substring(
 
 @kernel
 def _has(text: npt.NDArray[np.uint8], position: int, byte: int) -> bool:
-    """Whether `byte` is among the next _BLOCK bytes; without a branch, so that it compiles to vector code."""
+    """Whether `byte` is among the next _BLOCK bytes, if there are as many; no branch, so it compiles to vector code."""
     found = False
     for one in text[position : position + _BLOCK]:
         found |= one == byte

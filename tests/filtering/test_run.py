@@ -175,12 +175,15 @@ def test_a_folder_has_an_output_for_each_input_whoever_makes_it(tmp_path: Path) 
 
 
 def test_a_folder_is_finished_before_too_many_rejected_lines_are_told(tmp_path: Path) -> None:
-    inputs = [str(write(tmp_path / f"{n}.jsonl", b"nonsense\n", document(GOOD))) for n in range(3)]
-    with pytest.raises(TooManyRejected, match="3 lines were rejected, 2 are allowed"):
+    rejected = (3, 0, 1)
+    inputs = [
+        str(write(tmp_path / f"{n}.jsonl", b"nonsense\n" * bad, document(GOOD))) for n, bad in enumerate(rejected)
+    ]
+    with pytest.raises(TooManyRejected, match="4 lines were rejected, 2 are allowed"):
         filter_to(filtering(on_error="reject", max_errors=2), inputs, f"{tmp_path}/out/")
     assert (tmp_path / "out" / "manifest.json").is_file()
-    inputs = [str(write(tmp_path / f"{n}.jsonl", b"nonsense\n", document(GOOD))) for n in range(3)]
-    assert filter_to(filtering(on_error="reject", max_errors=3), inputs, f"{tmp_path}/again/").rejected == 3
+    assert [counts_of(tmp_path / "out" / f"{n}.jsonl.zst").rejected for n in range(3)] == [3, 0, 1]
+    assert filter_to(filtering(on_error="reject", max_errors=4), inputs, f"{tmp_path}/again/").rejected == 4
 
 
 def test_a_shard_without_a_folder_is_refused(tmp_path: Path) -> None:
@@ -228,3 +231,10 @@ def test_rates_count_what_fails_alone_and_what_drops_first(tmp_path: Path) -> No
         ("stop-words", 6, 2),
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.jsonl", "1.jsonl"]
+
+
+def test_a_sample_ends_where_it_was_asked_to_even_across_batches(tmp_path: Path) -> None:
+    padding = "x" * 1_500_000  # batches are 4 MiB
+    source = write(tmp_path / "in.jsonl", *[document(GOOD, padding=padding) for _ in range(8)])
+    for sample in (1, 4, 7, 8, 9):
+        assert find_rates([source], RECIPE, sample=sample).num_documents == min(sample, 8)

@@ -90,6 +90,16 @@ def test_lines_equal_their_twin(texts: list[str]) -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    "end", ["\n", "\r", "\r\n", "\n\r", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+)
+def test_every_line_end_of_python_ends_a_line(end: str) -> None:
+    texts = [end, f"a{end}", f"{end}a", f"a{end}b", f"a{end}{end}b", end * 1000, f" a {end} b" * 1000]
+    batch = Batch.from_texts(texts)
+    for document, text in enumerate(texts):
+        assert spans(batch, batch.text_lines, document) == text.splitlines()
+
+
 @unhurried
 @given(many_texts, st.lists(st.sampled_from(["-", "•", "...", "…", "ab", ""]), max_size=3, unique=True))
 def test_lines_by_their_edges_equal_their_twin(texts: list[str], marks: list[str]) -> None:
