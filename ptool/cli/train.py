@@ -11,6 +11,7 @@ from ptool import units
 from ptool.cli import options as opt
 from ptool.cli import output
 from ptool.training import run as runs
+from ptool.training.resolving import settings_table
 
 Sets = Annotated[
     list[str] | None,
@@ -72,7 +73,7 @@ def train(
         "run": {"max_steps": max_steps, "tokens": tokens, "seed": seed},
         "checkpoint": {"every_steps": checkpoint_every},
     }
-    given = runs.settings_table(config, flags, sets or [])
+    given = settings_table(config, flags, sets or [])
     plan = runs.plan_train(opt.artefact_input(packed), given, output_folder, force=force)
     finish(plan, dry_run=dry_run, force=force)
 

@@ -145,7 +145,7 @@ class Engine:
         if self.spec.zero < 3 and (self.spec.precision == "fp32" or self.spec.zero == 0):
             if not is_writer:
                 return None
-            return {name: p.detach().to("cpu", torch.float32).clone() for name, p in module.named_parameters()}
+            return {name: p.detach().to("cpu", torch.float32) for name, p in module.named_parameters()}
         from deepspeed.utils import safe_get_full_fp32_param
 
         gathered = {}

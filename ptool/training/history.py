@@ -94,6 +94,10 @@ class Ledger:
         """Append an event with the time it happened."""
         self._lines.append({"event": event, **fields, "time": round(time.time(), 3)}, sync=True)
 
+    def has(self, event: str) -> bool:
+        """Whether such an event was ever recorded."""
+        return any(record.get("event") == event for record in self._lines)
+
     def decide(self, decision: Decision) -> None:
         """Append a decision; from now on it is part of the run."""
         self.record("decision", **msgspec.to_builtins(decision))

@@ -142,7 +142,6 @@ def _run_elastic(run: Path, ranks: int) -> dict[int, int] | None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, launch_agent
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -157,8 +156,9 @@ def _run_elastic(run: Path, ranks: int) -> dict[int, int] | None:
     )
     # -P and the module's own path: nothing in the working directory can stand in for a module of ours.
     arguments = ["-P", "-m", "ptool.training.rank", str(run.resolve())]
-    for _logger in (logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if "elastic" in name):
-        _logger.setLevel(logging.CRITICAL)
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):  # its tables of failed ranks: we say it in one line
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         launch_agent(config, sys.executable, arguments)
     except ChildFailedError as error:
@@ -198,29 +198,26 @@ def _stop_signals_blocked() -> Iterator[None]:
 
 
 def _pass_signals_on(folder: Path, ranks: int, finished: threading.Event, reporter: Reporter) -> None:
+    """Pass the first signal on once all ranks listen; a second one, a second later, ends everything."""
+    waiting: int | None = None
     first = 0.0
     while not finished.is_set():
-        info = signal.sigtimedwait(STOP_SIGNALS, 0.1)
+        pids = [int(path.read_text()) for path in folder.glob("rank_*.pid")]
+        if waiting is not None and len(pids) == ranks:
+            for pid in pids:
+                _send(pid, waiting)
+            waiting = None
+        info = signal.sigtimedwait(STOP_SIGNALS, 0.05)
         if info is None:
             continue
         number = info.si_signo
         if not first:
-            first = time.monotonic()
+            waiting, first = number, time.monotonic()
             reporter.notice(f"{_signal_name(number)}: saving, then stopping; once more to stop at once")
-            for pid in _await_pids(folder, ranks, finished):
-                _send(pid, number)
         elif number != signal.SIGUSR1 and time.monotonic() - first > SECOND_AFTER_SECONDS:
-            for path in folder.glob("rank_*.pid"):
-                _send(int(path.read_text()), signal.SIGKILL)
+            for pid in pids:
+                _send(pid, signal.SIGKILL)
             end_by(number)
-
-
-def _await_pids(folder: Path, ranks: int, finished: threading.Event) -> list[int]:
-    while not finished.wait(0.02):
-        pids = [int(path.read_text()) for path in folder.glob("rank_*.pid")]
-        if len(pids) == ranks:
-            return pids
-    return []
 
 
 def _send(pid: int, number: int) -> None:

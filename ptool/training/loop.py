@@ -16,6 +16,8 @@ and the random numbers are functions of the step, the cursor and the seed.
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -32,11 +34,11 @@ from ptool.training import checkpoints, data, schedule, spikes
 from ptool.training.checkpoints import Position
 from ptool.training.config import RunConfig
 from ptool.training.engine import Engine
-from ptool.training.history import Ledger, Metrics, StepRecord, next_attempt, stands
+from ptool.training.history import StepRecord
 from ptool.training.ranks import Ranks
 from ptool.training.signals import StopRequest
-from ptool.training.spikes import Action, Decision, Observation, Verdict, Window
-from ptool.training.tensorboard import Curves
+from ptool.training.spikes import Action, Observation, Verdict, Window
+from ptool.training.timeline import Timeline
 
 PROBE_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-2}  # relative; the same kernels on the same weights give the same bits
 _ACTIONS = list(Action)
@@ -74,32 +76,24 @@ class Trainer:
         self._stop = stop
         self._reporter = reporter
         self._state = _State()
-        self._attempt = 1
         self._saved_step: int | None = None
-        first = ranks.is_first
-        self._ledger = Ledger(run) if first else None
-        self._metrics = Metrics(run) if first else None
-        self._curves = Curves(run) if first and config.metrics.tensorboard else None
-        self._decisions: list[Decision] = []
+        self.timeline = Timeline(run, config, ranks, reporter)
 
     def start(self) -> None:
         """Begin, or go on from the newest checkpoint that verifies and belongs to the run's present; collective.
 
         Raises DamagedInput where checkpoints were saved and none can be read: never silently from the beginning.
         """
-        known = self._ledger.decisions if self._ledger else []
-        self._decisions = self.ranks.object_from_first(known, list[Decision])
-        attempt = self.ranks.on_first(lambda: next_attempt(self.run), int)
-        found = self.ranks.on_first(self._find_start, int)
-        step = None if found < 0 else found
-        if step is not None:
-            self._go_back_to(step)
-            self._notice(f"going on from the checkpoint of step {step:,}")
-        self._attempt = attempt
-        self._record("start", attempt=attempt, step=self._state.step, ranks=self.ranks.size, **_where())
-        if self._metrics:
-            self._metrics.rewind(self._state.step)
-        if step is None:
+        timeline = self.timeline
+        checkpoint = timeline.find_start()
+        if checkpoint is not None:
+            self._go_back_to(checkpoint)
+            self._notice(f"going on from the checkpoint of step {checkpoint.step:,}")
+        elif timeline.attempt > 1:
+            self._notice("no checkpoint was saved yet: beginning again")
+        timeline.record("start", attempt=timeline.attempt, step=self._state.step, ranks=self.ranks.size, **_where())
+        timeline.forget_after(self._state.step)
+        if checkpoint is None:
             self._save()
 
     def train(self) -> None:
@@ -109,9 +103,10 @@ class Trainer:
             now, verdict, wants_stop = self._attempt_step(first_attempt)
             first_attempt = None
             if verdict.action == Action.ACCEPT:
-                if wants_stop:
+                if wants_stop and self._state.step < self.config.run.max_steps:
                     self._save_if_new()
-                    self._record("stop", step=self._state.step)
+                    self.timeline.record("stop", step=self._state.step)
+                    self.ranks.barrier()  # the first rank to end takes the others with it
                     message = f"stopped and saved at step {self._state.step:,}"
                     raise StoppedAndSaved(message, hint=f"ptool resume {self.run}")
             elif verdict.action == Action.RERUN:
@@ -120,16 +115,10 @@ class Trainer:
                 self._carry_out(now, verdict)
         self._save_if_new()
 
-    def close(self) -> None:
-        """Close the files."""
-        for file in (self._ledger, self._metrics, self._curves):
-            if file is not None:
-                file.close()
-
     def _attempt_step(self, first_attempt: Observation | None) -> tuple[Observation, Verdict, bool]:
         config, state, started = self.config, self._state, time.monotonic()
         step = state.step + 1
-        samples, cursor = data.take(state.cursor, config.rows_per_step, [d.skip for d in self._decisions])
+        samples, cursor = data.take(state.cursor, config.rows_per_step, [d.skip for d in self.timeline.decisions])
         torch.manual_seed(config.run.seed * 1_000_003 + step * 1_009 + self.ranks.rank)
         normaliser = float(config.batch.micro_rows * config.data.seq_len)
         loss_sum, num_targets = 0.0, 0
@@ -164,13 +153,13 @@ class Trainer:
             lr=lr,
             grad_norm=now.grad_norm,
             tokens_per_second=round(config.batch.tokens / (time.monotonic() - started), 1),
-            attempt=self._attempt,
+            attempt=self.timeline.attempt,
             samples=now.samples,
         )
         if verdict.action == Action.ACCEPT:
             self._advance(record, now, cursor)
-        elif self._metrics:
-            self._metrics.refuse(record, verdict.reason)
+        else:
+            self.timeline.refused(record, verdict.reason)
         return now, verdict, flags > 0
 
     def _judge(self, now: Observation, first: Observation | None) -> Verdict:
@@ -180,7 +169,7 @@ class Trainer:
         if self.ranks.is_first:
             warmup = config.schedule.warmup_steps
             verdict = spikes.judge(
-                config.spike, self._state.window, self._decisions, now, first=first, warmup_steps=warmup
+                config.spike, self._state.window, self.timeline.decisions, now, first=first, warmup_steps=warmup
             )
         action, clip = self.ranks.from_first([float(_ACTIONS.index(verdict.action)), verdict.clip])
         if _ACTIONS[int(action)] == Action.ACCEPT:
@@ -191,19 +180,14 @@ class Trainer:
         config, state = self.config, self._state
         state.window = spikes.accept(config.spike, state.window, now)
         state.step, state.cursor, state.loss = record.step, cursor, now.loss
-        if self._metrics:
-            self._metrics.append(record)
-        if self._curves:
-            self._curves.add(record)
+        self.timeline.accepted(record)
         self._report(record)
         if state.step % config.checkpoint.every_steps == 0 or state.step == config.run.max_steps:
             self._save()
 
     def _carry_out(self, now: Observation, verdict: Verdict) -> None:
         """Skip, roll back or halt: the decision is on the disk and agreed before anything is done."""
-        decision = self.ranks.on_first(lambda: self._decide(now, verdict), Decision)
-        if self._ledger is None:
-            self._decisions.append(decision)
+        decision = self.timeline.decide(now, verdict, self._state.window)
         if decision.action == Action.SKIP:
             self._notice(f"step {now.step:,} refused twice, its batch is left out: {decision.reason}")
         elif decision.action == Action.ROLLBACK and decision.target is not None:
@@ -212,94 +196,23 @@ class Trainer:
                 f"step {now.step:,}: {decision.reason}; going back to step {decision.target:,} "
                 f"and leaving out samples {first:,} to {last - 1:,}"
             )
-            self._forget_after(decision.target)
-            self._go_back_to(decision.target)
-            self._attempt += 1
-            if self._metrics:
-                self._metrics.rewind(decision.target)
+            self.timeline.forget_after(decision.target)
+            self._go_back_to(folders.open_checkpoint(self.run, decision.target))
+            self.timeline.attempt += 1
         else:
             self._save_if_new()
-            self._record("halt", step=self._state.step, reason=verdict.reason)
+            self.timeline.record("halt", step=self._state.step, reason=verdict.reason)
             raise PtoolError(
                 f"halted at step {self._state.step:,}: {decision.reason}",
                 where=str(self.run),
                 hint="see events.jsonl and attempts.jsonl there; the state before the step is saved",
             )
 
-    def _decide(self, now: Observation, verdict: Verdict) -> Decision:
-        """The decision record on rank 0, appended to the ledger (a halt is not: nothing depends on it later)."""
-        config, window, reason = self.config.spike, self._state.window, verdict.reason
-        refused = Decision(
-            action=verdict.action.value,
-            step=self._state.step,
-            skip=now.samples,
-            reason=reason,
-            loss=_finite(now.loss),
-            grad_norm=_finite(now.grad_norm),
-        )
-        if verdict.action == Action.SKIP:
-            return self._enter(refused)
-        if verdict.action == Action.ROLLBACK:
-            onset_step, first = spikes.onset(config, window, self._decisions, now)
-            target = self._rollback_target(spikes.latest_target(config, self._decisions, onset_step))
-            if target is not None:
-                cursor = checkpoints.position_of(target).cursor
-                skip = spikes.guilty(config, self._decisions, onset_step, first, now, cursor)
-                return self._enter(msgspec.structs.replace(refused, skip=skip, target=target.step))
-            reason += "; no checkpoint is left to go back to"
-        return msgspec.structs.replace(refused, action=Action.HALT.value, reason=reason)
-
-    def _enter(self, decision: Decision) -> Decision:
-        if self._ledger is not None:
-            self._ledger.decide(decision)
-            self._decisions = self._ledger.decisions
-        return decision
-
-    def _rollback_target(self, at_most: int) -> Checkpoint | None:
-        """The newest verified checkpoint of at most this step, else the oldest there is."""
-        present = [c for c in folders.verified(self.run, reporter=self._reporter) if self._stands(c)]
-        early = [c for c in present if c.step <= at_most] or present[-1:]
-        return early[0] if early else None
-
-    def _forget_after(self, step: int) -> None:
-        """Remove the checkpoints that the rollback left behind: they belong to a history that was undone."""
-        if self.ranks.is_first:
-            checkpoints.remove(self.run, [other for other in folders.steps_of(self.run) if other > step])
-        self.ranks.barrier()
-
-    def _find_start(self) -> int:
-        """The step of the checkpoint to go on from; -1 where none was ever saved."""
-        checkpoints.clear_leftovers(self.run)
-        for checkpoint in folders.verified(self.run, reporter=self._reporter):
-            if self._stands(checkpoint):
-                self._forget_stale(checkpoint.step)
-                return checkpoint.step
-        if any(event.get("event") == "save" for event in self._events()):
-            raise DamagedInput(
-                "checkpoints were saved here, and none of them can be read",
-                where=str(self.run / folders.FOLDER),
-                hint="bring one back, or train anew into another folder",
-            )
-        return -1
-
-    def _forget_stale(self, step: int) -> None:
-        """Remove newer checkpoints: broken ones, and ones from before a rollback that was decided and not finished."""
-        checkpoints.remove(self.run, [other for other in folders.steps_of(self.run) if other > step])
-
-    def _stands(self, checkpoint: Checkpoint) -> bool:
-        return stands(checkpoint.step, checkpoints.position_of(checkpoint).decisions, self._decisions)
-
-    def _events(self) -> list[dict[str, object]]:
-        from ptool.training.history import EVENTS, read_lines
-
-        return list(read_lines(self.run / EVENTS))
-
-    def _go_back_to(self, step: int) -> None:
-        """Load the checkpoint of `step` into the running engine, and check that its probe loss comes out again."""
-        checkpoint = folders.open_checkpoint(self.run, step)
+    def _go_back_to(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint into the running engine, and check that its probe loss comes out again."""
         position = checkpoints.load(checkpoint, self.engine, self.ranks)
-        self._state = _State(step=step, cursor=position.cursor, loss=position.loss, window=position.window)
-        self._saved_step = step
+        self._state = _State(step=position.step, cursor=position.cursor, loss=position.loss, window=position.window)
+        self._saved_step = position.step
         probe = self._probe()
         tolerance = PROBE_TOLERANCE[self.config.parallel.precision] * abs(position.probe_loss)
         if not abs(probe - position.probe_loss) <= tolerance:
@@ -316,8 +229,8 @@ class Trainer:
             step=state.step,
             tokens=state.step * config.batch.tokens,
             cursor=state.cursor,
-            decisions=len(self._decisions),
-            attempt=self._attempt,
+            decisions=len(self.timeline.decisions),
+            attempt=self.timeline.attempt,
             loss=state.loss,
             probe_loss=self._probe(),
             window=state.window,
@@ -326,11 +239,10 @@ class Trainer:
             versions=_versions(),
         )
         started = time.monotonic()
-        if self._metrics:
-            self._metrics.sync()
-        self._record("saving", step=state.step)
+        self.timeline.sync()
+        self.timeline.record("saving", step=state.step)
         checkpoints.save(self.run, position, config, self.engine, self.ranks)
-        self._record("save", step=state.step, seconds=round(time.monotonic() - started, 3))
+        self.timeline.record("save", step=state.step, seconds=round(time.monotonic() - started, 3))
         self._saved_step = state.step
         if self.ranks.is_first:
             is_last = state.step == config.run.max_steps
@@ -360,7 +272,7 @@ class Trainer:
 
     def _factor(self, factor: float, step: int) -> float:
         """What rollbacks make of the learning rate or the clipping at `step`."""
-        targets = spikes.rollback_targets(self._decisions)
+        targets = spikes.rollback_targets(self.timeline.decisions)
         return schedule.after_rollbacks(factor, self.config.spike.ramp_steps, targets, step)
 
     def _report(self, record: StepRecord) -> None:
@@ -368,23 +280,12 @@ class Trainer:
             detail = f"loss {record.loss:.4f}, lr {record.lr:.2e}, {record.tokens_per_second:,.0f} tokens/s"
             self._reporter.progress(record.step, self.config.run.max_steps, unit="steps", detail=detail)
 
-    def _record(self, event: str, **fields: object) -> None:
-        if self._ledger is not None:
-            self._ledger.record(event, **fields)
-
     def _notice(self, text: str) -> None:
         if self.ranks.is_first:
             self._reporter.notice(text)
 
 
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
-
-
 def _where() -> dict[str, object]:
-    import os
-    import socket
-
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from ptool.executors import default_jobs
-from ptool.training.config import MachineFacts, Table
+from ptool.training.config import Table
+from ptool.training.resolving import MachineFacts
 
 FAST = 2.0  # bf16 must beat fp32 by this factor: less is not worth its rounding, and is near the noise
 _SIZE = 384  # a matrix product of about 0.1 GFLOP: below a millisecond where it is fast

@@ -1,7 +1,7 @@
 """One rank: `python -m ptool.training.rank RUN`, started by launch.py; also what a rank of torchrun or srun does.
 
 The order matters: first the tie to the parent, then the signal handlers, then the heavy imports. Standard output
-belongs to the command's product, so whatever libraries print goes to stderr.
+belongs to the command's product, so what libraries print there is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main() -> None:
     stop.listen()
     folder, rank, run = Path(os.environ[launch.FOLDER_VARIABLE]), int(os.environ["RANK"]), Path(sys.argv[1])
     launch.announce(folder, rank)
-    os.dup2(2, 1)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
     code = 0
     try:
         reporter: Reporter = launch.PipeReporter(folder) if rank == 0 else SILENT
@@ -96,7 +97,7 @@ def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) 
         trainer.train()
         ranks.together(lambda: finish(run, config, dataset) if ranks.is_first else None)
     finally:
-        trainer.close()
+        trainer.timeline.close()
 
 
 def _describe(error: BaseException) -> PtoolError:

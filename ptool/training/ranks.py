@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 import xxhash
 
+from ptool import errors
 from ptool.errors import PtoolError
 
 T = TypeVar("T")
@@ -85,12 +86,16 @@ class Ranks:
             result = work()
         except PtoolError as error:
             failure = error
-        told = self.gather(None if failure is None else [failure.message, failure.where, failure.hint])
+        told = self.gather(
+            None if failure is None else [type(failure).__name__, failure.message, failure.where, failure.hint]
+        )
         if failure is not None:
             raise failure
         for rank, other in enumerate(told):
             if other is not None:
-                raise PtoolError(f"rank {rank}: {other[0]}", where=other[1], hint=other[2])
+                name, message, where, hint = other
+                kind: type[PtoolError] = getattr(errors, name, PtoolError)
+                raise kind(f"rank {rank}: {message}", where=where, hint=hint)
         return result  # type: ignore[return-value]
 
     def on_first(self, work: Callable[[], T], kind: type[T]) -> T:

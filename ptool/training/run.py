@@ -29,29 +29,18 @@ from ptool.formats.artefacts import MANIFEST, check_files, find_artefact, read_f
 from ptool.formats.atomic import describing_os_errors, write_bytes
 from ptool.formats.manifests import Manifest
 from ptool.formats.packed import PackedDataset
+from ptool.formats.runs import RunRecord
 from ptool.reporting import SILENT, Reporter
 from ptool.training import history, launch, locks, machine
 from ptool.training import tensorboard as curves
-from ptool.training.config import (
-    RESUMABLE,
-    DataFacts,
-    MachineFacts,
-    RunConfig,
-    Table,
-    as_tables,
-    check,
-    from_toml,
-    overlay,
-    parse_setting,
-    resolve,
-    to_toml,
-)
+from ptool.training.config import RunConfig, Table, as_tables, from_toml, to_toml
 from ptool.training.finish import STAGE, identity
 from ptool.training.rank import CONFIG, work
+from ptool.training.resolving import RESUMABLE, DataFacts, MachineFacts, overlay, resolve, settings_table
 from ptool.training.signals import STOP_SIGNALS, StopRequest
 
 Standing = Literal["new", "unfinished", "finished"]
-_OURS = (CONFIG, MANIFEST, history.EVENTS, history.METRICS, history.ATTEMPTS, folders.FOLDER, curves.FOLDER)
+_OURS = (CONFIG, MANIFEST, "run.json", history.EVENTS, history.METRICS, history.ATTEMPTS, folders.FOLDER, curves.FOLDER)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,33 +120,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def settings_table(
-    config_file: Path | None = None,
-    flags: Mapping[str, Mapping[str, object | None]] | None = None,
-    sets: Sequence[str] = (),
-) -> Table:
-    """What a person gave, as checked tables: the file, then the flags, then `--set`. Raises UsageError."""
-    from ptool.training.config import read_config
-
-    file = {} if config_file is None else check(read_config(config_file), where=str(config_file))
-    given = {
-        section: {name: value for name, value in values.items() if value is not None}
-        for section, values in (flags or {}).items()
-    }
-    one_by_one = overlay(*(parse_setting(text) for text in sets)) if sets else {}
-    if given.get("run", {}).keys() >= {"max_steps", "tokens"}:
-        raise UsageError("--max-steps and --tokens exclude each other")
-    if given.get("run"):  # a flag for one of the two replaces the file's other
-        file.get("run", {}).pop("tokens" if "max_steps" in given["run"] else "max_steps", None)
-    return overlay(file, check(given), check(one_by_one, where="--set"))
-
-
 def plan_train(packed: str | Path | None, given: Table, run: Path, *, force: bool = False) -> Plan:
     """Resolve a call of `train`; touches nothing.
 
     Raises UsageError where `run` holds something else (unless `force`), InputError for data that cannot be read.
     """
     dataset = PackedDataset.open(find_artefact(packed))
+    external = launch.external_rank()
+    if external is not None:
+        given = overlay(given, {"parallel": {"ranks": int(external["WORLD_SIZE"])}})
     facts = machine.look(given)
     config, standing = _against(run, given, dataset, facts, force=force)
     return _plan(run, config, standing, dataset)
@@ -172,8 +143,6 @@ def train(plan: Plan, *, force: bool = False, reporter: Reporter = SILENT) -> Re
         reporter.notice(f"{plan.run}: up to date")
         return _finished(plan.run, up_to_date=True)
     _check_disk(plan)
-    if plan.standing == "unfinished":
-        reporter.notice(f"{plan.run} holds this run, unfinished: resuming it")
     return _run(plan, force=force, reporter=reporter)
 
 
@@ -215,10 +184,14 @@ def _run(plan: Plan, *, force: bool, reporter: Reporter) -> Report:
     with describing_os_errors(plan.run):
         plan.run.mkdir(parents=True, exist_ok=True)
     lock = locks.acquire(plan.run, locks.LAUNCHER, grace=0)
+    record = RunRecord()
     try:
         locks.expect_no_ranks(plan.run)
+        if plan.standing == "unfinished":
+            reporter.notice(f"{plan.run} holds this run, unfinished: resuming it")
         _prepare(plan, force=force)
         launch.launch(plan.run, plan.config.parallel.ranks, reporter)
+        record.write(plan.run)
     finally:
         lock.release()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

@@ -63,9 +63,18 @@ def environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1"}
 
 
-def run(*arguments: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run a ptool command to its end."""
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment())
+def run(
+    *arguments: str | Path, timeout: float = 120, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a ptool command to its end; `before` is called in its process before it starts."""
+    return subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        preexec_fn=before,
+    )
 
 
 def start(*arguments: str | Path) -> subprocess.Popen[str]:
@@ -91,6 +100,11 @@ def weights_digest(folder: Path) -> str:
     """The digest of the final weights."""
     manifest = json.loads((folder / "manifest.json").read_text())
     return next(f["digest"] for f in manifest["files"] if f["path"].endswith("weights.pt"))
+
+
+def kept_checkpoints(folder: Path) -> list[str]:
+    """The names of the published checkpoints."""
+    return sorted(path.name for path in (folder / "checkpoints").glob("step_*") if not path.name.endswith(".tmp"))
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], timeout: float = 60) -> None:
