@@ -4,7 +4,7 @@ A description is a pure function of one text and the configuration, so batches a
 of processes, before the resolver sees them in order. Words are those of `ptool filter` (`cjk`: whitespace-separated
 runs, every ideograph and kana a word of its own), as they stand, neither lower-cased nor normalised.
 
-Described are about 120 MB of text a second and core: words, 5-word shingles, 112 permutations.
+One core describes about 160 MB of text a second: words, 5-word shingles, 112 permutations.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Everything is a public function of the text, so that anyone can recompute it wit
 Words are copied once into a buffer with single spaces between them. Each shingle is then a slice of that buffer, so
 hashing needs no memory of its own, whatever stood between the words in the text (nothing, in Chinese).
 
-Cost on one core with AVX-512 and the usual six bytes a word: 18 ns a shingle for xxh64 and 3 ns for 112 permutations
+Cost on one core with AVX-512 and the usual six bytes a word: 12 ns a shingle for xxh64 and 4 ns for 112 permutations
 (blocks of shingles stay in the first-level cache, one permutation at a time runs over a block and keeps its minimum in
 a register). A shingle is hashed from its bytes, so work grows with n: 5 words are the intended size, 13 are fine.
 
@@ -36,7 +36,8 @@ Signatures = npt.NDArray[np.uint32]
 EMPTY_SIGNATURE_VALUE = np.uint32(0xFFFFFFFF)
 """What every place of the signature of an empty set holds (datasketch's own sentinel)."""
 
-_u8, _u32, _u64 = np.uint8, np.uint32, np.uint64
+_u32, _u64 = np.uint32, np.uint64
+_SPACE = np.uint8(32)
 
 # xxHash specification, section "XXH64 algorithm description": the five primes.
 _PRIME_1 = _u64(0x9E3779B185EBCA87)
@@ -44,6 +45,9 @@ _PRIME_2 = _u64(0xC2B2AE3D27D4EB4F)
 _PRIME_3 = _u64(0x165667B19E3779F9)
 _PRIME_4 = _u64(0x85EBCA77C2B2AE63)
 _PRIME_5 = _u64(0x27D4EB2F165667C5)
+
+PADDING = 32
+"""Bytes that must follow the data given to `xxh64`: it loads words that it may not use."""
 
 # 1 KiB of shingle hashes at a time: they stay in the first-level cache while all permutations run over them.
 _BLOCK = 256
@@ -93,13 +97,17 @@ def sign(hashes: Hashes, shingle_offsets: Offsets, permutations: Signatures) -> 
 
 @kernel
 def xxh64(data: Bytes, start: int, length: int) -> np.uint64:
-    """xxh64 with seed 0 of `data[start:start + length]`, for use inside kernels."""
+    """xxh64 with seed 0 of `data[start:start + length]`, for use inside kernels; `PADDING` more bytes must be readable.
+
+    The specification's loops over what is left below 32 bytes are unrolled into steps that are all computed, of which
+    those that apply are chosen by a mask: with lengths that vary as shingles do, a third quicker than branches.
+    """
     # Unsigned positions: numba would otherwise test each for being negative, and eight byte loads become one.
-    here = _u64(start)
-    end = here + _u64(length)
+    here, left = _u64(start), _u64(length)
     if length >= 32:
+        last = here + left - _u64(32)
         lane_1, lane_2, lane_3, lane_4 = _PRIME_1 + _PRIME_2, _PRIME_2, _u64(0), _u64(0) - _PRIME_1
-        while here + _u64(32) <= end:
+        while here <= last:
             lane_1 = _round(lane_1, _load_64(data, here))
             lane_2 = _round(lane_2, _load_64(data, here + _u64(8)))
             lane_3 = _round(lane_3, _load_64(data, here + _u64(16)))
@@ -109,16 +117,17 @@ def xxh64(data: Bytes, start: int, length: int) -> np.uint64:
         value = _merge(_merge(_merge(_merge(value, lane_1), lane_2), lane_3), lane_4)
     else:
         value = _PRIME_5
-    value += _u64(length)
-    while here + _u64(8) <= end:
-        value = _rotate(value ^ _round(_u64(0), _load_64(data, here)), 27) * _PRIME_1 + _PRIME_4
-        here += _u64(8)
-    if here + _u64(4) <= end:
-        value = _rotate(value ^ (_load_32(data, here) * _PRIME_1), 23) * _PRIME_2 + _PRIME_3
-        here += _u64(4)
-    while here < end:
-        value = _rotate(value ^ (_u64(data[here]) * _PRIME_5), 11) * _PRIME_1
-        here += _u64(1)
+    value += left
+    eights, fours, ones = left & _u64(24), left & _u64(4), left & _u64(3)
+    value = _choose(eights >= _u64(8), _step_8(value, _load_64(data, here)), value)
+    value = _choose(eights >= _u64(16), _step_8(value, _load_64(data, here + _u64(8))), value)
+    value = _choose(eights >= _u64(24), _step_8(value, _load_64(data, here + _u64(16))), value)
+    here += eights
+    value = _choose(fours > _u64(0), _step_4(value, _load_32(data, here)), value)
+    here += fours
+    value = _choose(ones >= _u64(1), _step_1(value, data[here]), value)
+    value = _choose(ones >= _u64(2), _step_1(value, data[here + _u64(1)]), value)
+    value = _choose(ones >= _u64(3), _step_1(value, data[here + _u64(2)]), value)
     value = (value ^ (value >> _u64(33))) * _PRIME_2
     value = (value ^ (value >> _u64(29))) * _PRIME_3
     return _u64(value ^ (value >> _u64(32)))
@@ -148,6 +157,27 @@ def _merge(value: np.uint64, lane: np.uint64) -> np.uint64:
 
 
 @kernel
+def _step_8(value: np.uint64, word: np.uint64) -> np.uint64:
+    return _u64(_rotate(value ^ _round(_u64(0), word), 27) * _PRIME_1 + _PRIME_4)
+
+
+@kernel
+def _step_4(value: np.uint64, word: np.uint64) -> np.uint64:
+    return _u64(_rotate(value ^ (word * _PRIME_1), 23) * _PRIME_2 + _PRIME_3)
+
+
+@kernel
+def _step_1(value: np.uint64, byte: np.uint8) -> np.uint64:
+    return _u64(_rotate(value ^ (_u64(byte) * _PRIME_5), 11) * _PRIME_1)
+
+
+@kernel
+def _choose(condition: np.bool_, if_true: np.uint64, if_false: np.uint64) -> np.uint64:
+    mask = _u64(0) - _u64(condition)
+    return _u64((if_true & mask) | (if_false & ~mask))
+
+
+@kernel
 def _load_32(data: Bytes, at: np.uint64) -> np.uint64:
     return _u64(
         _u64(data[at])
@@ -172,13 +202,18 @@ def _join_words(text: Bytes, starts: Offsets, ends: Offsets) -> tuple[Bytes, Off
         joined_starts[word] = size
         size += ends[word] - starts[word] + 1
     joined_starts[num_words] = size
-    joined = np.empty(size, dtype=np.uint8)
-    for word in range(num_words):
-        at = joined_starts[word]
-        for source in range(starts[word], ends[word]):
-            joined[at] = text[source]
-            at += 1
-        joined[at] = _u8(32)
+    joined = np.empty(size + PADDING, dtype=np.uint8)
+    word = 0
+    while word < num_words:
+        # Words that stand one space apart are copied as one piece: in prose, a line at a time.
+        last = word
+        while last + 1 < num_words and starts[last + 1] == ends[last] + 1 and text[ends[last]] == _SPACE:
+            last += 1
+        shift = joined_starts[word] - starts[word]
+        for source in range(starts[word], ends[last]):
+            joined[source + shift] = text[source]
+        joined[ends[last] + shift] = _SPACE
+        word = last + 1
     return joined, joined_starts
 
 

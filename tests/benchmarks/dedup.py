@@ -36,10 +36,11 @@ DATA = Path(os.environ.get("PTOOL_SHARED", Path(__file__).parents[2] / "../share
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=100_000, help="synthetic documents of about 1 kB")
+    parser.add_argument("--documents", type=int, default=100_000, help="of about 1 kB each, at least 10,000")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    given.documents = max(given.documents, 10_000)
     compare_signatures(given.seed, given.repeats)
     measure_index(given.documents, given.seed)
     measure_stream(given.documents, given.seed)
@@ -114,7 +115,7 @@ def measure_index(count: int, seed: int) -> None:
     resolver.resolve(distinct(2000))  # compiled, and the tables have grown once
     before, first, seconds, early, most = anonymous_memory(), resolver.num_kept, 0.0, 0.0, 0.0
     while resolver.num_kept < count:
-        batch = distinct(min(2000, count))
+        batch = distinct(min(2000, count // 20))
         start = time.perf_counter()
         resolver.resolve(batch)
         seconds += time.perf_counter() - start
