@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pydoc_data.topics
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +199,30 @@ def test_the_commands_are_one_pipe(tmp_path: Path) -> None:
         assert planned.returncode == 0, planned.stderr
         assert b"would" in planned.stderr
     assert not (tmp_path / "dry").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_was_stopped_is_no_artefact_and_the_next_one_ends_with_the_same_bytes(
+    tmp_path: Path, tokenizer: Tokenizer, number: signal.Signals
+) -> None:
+    source = stream(tmp_path / "in.jsonl", [{"text": text * 5} for text in TOPICS])
+    folder = tmp_path / "tok"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ptool", "tokenize", "-", "--tokenizer", tokenizer.file, "-o", folder, "--jobs", "2"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )
+    assert process.stdin is not None
+    process.stdin.write(source.read_bytes())
+    process.stdin.flush()  # and no end: the run waits for more
+    while not list(folder.glob(".shard-00000.bin.*.part")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    said = process.communicate()[0]
+    assert (process.returncode, said) == (-number, b""), "ends by the signal, and nothing goes down the pipe"
+    assert not (folder / "manifest.json").exists()
+    if number == signal.SIGINT:
+        assert not folder.exists()
+    tokenize([source], folder, tokenizer.file)
+    tokenize([source], tmp_path / "unbroken", tokenizer.file)
+    assert contents(folder) == contents(tmp_path / "unbroken")
