@@ -101,8 +101,10 @@ def dedup(
         max_bucket=max_bucket,
     )
     if dry_run:
-        planned = report.plan(config, inputs or ["-"], output)
-        out.json(planned) if out.json_mode else out.summary(report.plan_rows(config, inputs or ["-"], output))
+        if out.json_mode:
+            out.json(report.plan(config, inputs or ["-"], output))
+        else:
+            out.summary(report.plan_rows(config, inputs or ["-"], output), title="would deduplicate")
         return
     sources = opt.stream_inputs(inputs)
     if output in (None, "-"):

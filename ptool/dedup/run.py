@@ -23,7 +23,7 @@ from ptool.dedup.signatures import Description, describe
 from ptool.errors import UsageError
 from ptool.executors import ordered_map
 from ptool.formats.artefacts import MANIFEST, list_files
-from ptool.formats.atomic import write_bytes
+from ptool.formats.atomic import describing_os_errors, write_bytes
 from ptool.formats.folders import is_folder, plan_folder
 from ptool.formats.manifests import Manifest, encode_manifest
 from ptool.formats.stages import StageReport, StreamOptions, TransformRun, read_manifest
@@ -124,7 +124,8 @@ def dedup_folder(
     plan = plan_folder(folder, stage="dedup", config=work.record(), inputs=inputs, suffix=suffix, tasks=(1, 1, 1))
     outputs = [folder / name for name in plan.outputs]
     for path in outputs:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with describing_os_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
     beside = msgspec.structs.replace(work.options, manifest_beside=True)
     work = msgspec.structs.replace(work, options=beside)
     report = dedup_stream(work, inputs, outputs, labels=plan.inputs, reporter=reporter)

@@ -129,6 +129,12 @@ def test_wordless_texts_are_compared_by_their_exact_text_only() -> None:
     assert found.counters["candidates"] == 0
 
 
+def test_what_was_kept_once_is_kept_again() -> None:
+    texts = mutated_texts(8, num_families=50, copies=5)
+    kept = [texts[position] for position in resolve_texts(texts, DedupConfig()).kept]
+    assert resolve_texts(kept, DedupConfig()).kept == list(range(len(kept)))
+
+
 def test_a_document_is_not_dropped_for_its_likeness_to_a_dropped_one() -> None:
     words = [f"w{number}" for number in range(400)]
     chain = [" ".join([f"new{number}" for number in range(10 * step)] + words[10 * step :]) for step in range(20)]
