@@ -184,7 +184,9 @@ class Demo:
     def _shell(self, command: str) -> None:
         """Show a command and run it in a shell. Raises PtoolError when it fails."""
         self._say(f"$ {command}")
-        process = subprocess.Popen(["sh", "-c", command], cwd=self.folder, env=_environment(), stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            ["sh", "-c", command], cwd=self.folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=sys.stderr
+        )
         try:
             code = process.wait()
         except BaseException:

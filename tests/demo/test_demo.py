@@ -1,0 +1,47 @@
+"""`ptool demo`, short: the whole demonstration as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_demo_ends_with_a_summary_and_a_picture(tmp_path: Path) -> None:
+    folder = tmp_path / "a demo"
+    command = [sys.executable, "-m", "ptool", "demo", "--out", str(folder), "--steps", "40", "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    summary = json.loads(done.stdout)
+    documents = summary["documents"]
+    assert documents["read"] == sum(documents[name] for name in ("dropped_by_rules", "dropped_as_duplicates", "kept"))
+    assert documents["dropped_as_duplicates"] > 0
+    assert summary["killed"]["after_step"] >= 21
+    assert summary["rollback"]["to_step"] < summary["rollback"]["at_step"]
+    assert summary["eval"]["num_tokens"] > 1000
+    assert Path(summary["picture"]).read_bytes().startswith(PNG)
+    assert sorted(path.name for path in folder.iterdir()) == ["demo.json", "loss.png"]
+    for shown in (
+        "$ ptool train packed/",
+        "$ kill -9 ",
+        "$ ptool resume run/",
+        "$ ptool eval run/",
+        "$ ptool estimate-cost",
+    ):
+        assert shown in done.stderr
+    assert "have the same loss to the bit" in done.stderr
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    command = [sys.executable, "-m", "ptool", "demo", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "other files" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
