@@ -9,19 +9,25 @@ import typer
 
 from ptool.cli import options as opt
 from ptool.cli.output import current
+from ptool.errors import UsageError
 from ptool.formats.ledger import ErrorPolicy
+from ptool.formats.shards import token_dtype
 from ptool.text.batch import Keys
+from ptool.tokenizers.loading import load_tokenizer
 from ptool.tokenizing.intake import Reading
-from ptool.tokenizing.run import Eod, TokenizeConfig
+from ptool.tokenizing.run import Eod, TokenizeConfig, resolve_eod
 from ptool.tokenizing.run import tokenize as run
 from ptool.units import format_count, parse_count
 
 
 def parse_eod(text: str) -> Eod:
     """`auto`, `none`, or a token's id."""
-    if text == "auto" or text == "none":
-        return text
-    return parse_count(text)
+    choices: dict[str, Eod] = {"auto": "auto", "none": "none"}
+    if text in choices:
+        return choices[text]
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"--eod {text!r} is no choice", hint="auto, none, or a token's id: --eod 2")
+    return int(text)
 
 
 def tokenize(
@@ -68,9 +74,15 @@ def tokenize(
         allow_empty=allow_empty,
     )
     if dry_run:
-        plan = [("inputs", " ".join(inputs or ["stdin"])), ("tokenizer", str(tokenizer)), ("end of document", eod)]
-        shards = ("shards", f"at most {format_count(max_shard_tokens)} tokens")
-        out.summary([*plan, shards, ("output", str(output))], title="would tokenize")
+        loaded = load_tokenizer(tokenizer)
+        rows = [
+            ("inputs", " ".join(inputs or ["stdin"])),
+            ("tokenizer", f"{tokenizer}, {loaded.name}, {loaded.vocab_size:,} entries"),
+            ("end of document", f"{eod}: {resolve_eod(config.eod, loaded)}"),
+            ("shards", f"at most {format_count(max_shard_tokens)} tokens, {token_dtype(loaded.vocab_size)}"),
+            ("output", str(output)),
+        ]
+        out.summary(rows, title="would tokenize")
         return
     report = run(
         opt.stream_inputs(inputs),

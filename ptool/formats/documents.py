@@ -39,6 +39,9 @@ RECORD = np.dtype(
     ]
 )
 
+NO_SOURCE = "-"
+"""How documents without a source are named in counts."""
+
 Records = npt.NDArray[Any]
 """A structured array of RECORD."""
 

@@ -18,16 +18,13 @@ import numpy.typing as npt
 
 from ptool.errors import UsageError
 from ptool.formats.artefacts import FolderWriter
-from ptool.formats.documents import Create, DocumentTableWriter, Records, new_records
+from ptool.formats.documents import NO_SOURCE, Create, DocumentTableWriter, Records, new_records
 from ptool.formats.manifests import Manifest, new_manifest
 from ptool.formats.packed import SPAN, PackedLayout, Spans, SplitCounts, row_file
 from ptool.formats.shards import token_dtype
 
 SHARD_BYTES = 4 << 30
 """Rows of one file: few files for a large corpus, each still copied in seconds."""
-
-NO_SOURCE = "-"
-"""How documents without a source are counted in tables."""
 
 
 class SplitWriter:

@@ -5,19 +5,28 @@ from __future__ import annotations
 import msgspec
 
 from ptool.formats.manifests import Manifest
-from ptool.formats.packed import PackedLayout
+from ptool.formats.packed import PackedLayout, SplitCounts
 
 
 def rows_for_people(manifest: Manifest) -> list[tuple[str, str]]:
     """Names and values to print."""
     layout = msgspec.convert(manifest.details["layout"], PackedLayout)
-    train, holdout = layout.splits["train"], layout.splits["holdout"]
-    cells = max((train.rows + holdout.rows) * layout.seq_len, 1)
     cut = sum(manifest.details["documents_in_pieces"].values())
     later = sum(manifest.details["tokens_in_later_pieces"].values())
     return [
-        ("train", f"{train.rows:,} rows, {train.documents:,} documents, {train.tokens:,} tokens"),
-        ("holdout", f"{holdout.rows:,} rows, {holdout.documents:,} documents, {holdout.tokens:,} tokens"),
-        ("padding", f"{(train.padding + holdout.padding) / cells:.4%}"),
+        *split_rows(layout.splits, layout.seq_len),
         ("cut", f"{cut:,} documents, {later / max(manifest.num_tokens or 0, 1):.1%} of tokens after a cut"),
+    ]
+
+
+def split_rows(splits: dict[str, SplitCounts], seq_len: int) -> list[tuple[str, str]]:
+    """The splits and their padding."""
+    cells = max(sum(split.rows for split in splits.values()) * seq_len, 1)
+    padding = sum(split.padding for split in splits.values())
+    return [
+        *(
+            (name, f"{split.rows:,} rows, {split.documents:,} documents, {split.tokens:,} tokens")
+            for name, split in splits.items()
+        ),
+        ("padding", f"{padding / cells:.4%}"),
     ]

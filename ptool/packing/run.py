@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ptool.errors import DamagedInput, UsageError
 from ptool.formats.artefacts import FolderWriter, check_files
+from ptool.formats.documents import Records
 from ptool.formats.manifests import Counts, Manifest, new_manifest
 from ptool.formats.packed import SPLITS, PackedLayout, SplitCounts
 from ptool.formats.packed_writer import SplitWriter, rows_per_shard
@@ -75,22 +76,20 @@ def pack(
     if output.resolve() == tokens.resolve():
         raise UsageError("-o is also the input", where=str(output), hint="give another name")
     source = open_source(tokens, tokenizer)
-    settings = {**msgspec.to_builtins(config), "input": source.identity}
+    settings = _settings(config, source)
     writer = FolderWriter(output, stage=STAGE, config=settings, force=force)
     if writer.existing is not None and _is_whole(output, writer.existing):
         reporter.notice(f"up to date: {output}")
         return PackReport(manifest=writer.existing, output=output, up_to_date=True)
 
     records = source.records
-    held = choose_holdout(records["text_hash"], records["num_bytes"] > 0, config.holdout, config.seed)
     vocabulary = source.vocabulary
     per_shard = rows_per_shard(config.seq_len, vocabulary.dtype)
     num_tokens, packed = int(records["num_tokens"].sum()), 0
     splits: dict[str, SplitCounts] = {}
     shape: dict[str, Any] = {}
     with writer:
-        for name in SPLITS:
-            chosen = held if name == "holdout" else ~held
+        for name, chosen in _split(records, config).items():
             plan = plan_rows(records["num_tokens"][chosen], config.seq_len, config.strategy)
             split = SplitWriter(
                 writer.create, name, seq_len=config.seq_len, dtype=vocabulary.dtype, rows_per_shard=per_shard
@@ -133,6 +132,36 @@ def pack(
             )
         )
     return PackReport(manifest=manifest, output=output)
+
+
+def preview(
+    tokens: Path, output: Path, config: PackConfig, *, tokenizer: Path | None = None, force: bool = False
+) -> dict[str, SplitCounts]:
+    """What `pack` would make, in numbers, with nothing written. Raises what `pack` would raise."""
+    source = open_source(tokens, tokenizer)
+    FolderWriter(output, stage=STAGE, config=_settings(config, source), force=force)
+    found: dict[str, SplitCounts] = {}
+    for name, chosen in _split(source.records, config).items():
+        plan = plan_rows(source.records["num_tokens"][chosen], config.seq_len, config.strategy)
+        num_tokens = int(source.records["num_tokens"][chosen].sum())
+        found[name] = SplitCounts(
+            rows=len(plan.counts),
+            documents=int(chosen.sum()),
+            tokens=num_tokens,
+            padding=len(plan.counts) * config.seq_len - num_tokens,
+            pieces=len(plan.spans),
+        )
+    return found
+
+
+def _settings(config: PackConfig, source: TokenSource) -> dict[str, Any]:
+    return {**msgspec.to_builtins(config), "input": source.identity}
+
+
+def _split(records: Records, config: PackConfig) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which documents are in which split."""
+    held = choose_holdout(records["text_hash"], records["num_bytes"] > 0, config.holdout, config.seed)
+    return {"train": ~held, "holdout": held}
 
 
 def _fill(

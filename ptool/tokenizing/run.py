@@ -24,7 +24,7 @@ import xxhash
 from ptool.errors import DamagedInput, InputError, UsageError
 from ptool.executors import ordered_map
 from ptool.formats.artefacts import FolderWriter, check_files
-from ptool.formats.documents import Create, DocumentTableWriter, Records, new_records
+from ptool.formats.documents import NO_SOURCE, Create, DocumentTableWriter, Records, new_records
 from ptool.formats.manifests import Manifest, new_manifest
 from ptool.formats.shards import ShardWriter, shard_name, token_dtype
 from ptool.formats.streams import Lines
@@ -34,7 +34,6 @@ from ptool.tokenizers.loading import Tokenizer, load_tokenizer
 from ptool.tokenizing.intake import Intake, Reading
 
 STAGE = "tokenize"
-NO_SOURCE = "-"
 Eod = int | Literal["auto", "none"]
 
 

@@ -43,7 +43,7 @@ def concatenated(lengths: list[int], seq_len: int) -> list[list[tuple[int, int, 
     return rows
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     texts=st.lists(st.lists(st.integers(3, 9), max_size=9), max_size=9),
     seq_len=st.integers(2, 12),

@@ -17,7 +17,7 @@ from ptool.formats.manifests import new_manifest
 from ptool.formats.packed import PackedDataset, PackedSplit
 from ptool.formats.packed_writer import write_packed
 from ptool.formats.shards import ShardWriter, shard_name
-from ptool.packing.run import PackConfig, pack
+from ptool.packing.run import PackConfig, pack, preview
 from ptool.tokenizers.loading import load_tokenizer
 from ptool.tokenizing.vocabulary import VocabularyConfig, train
 from tests.formats.row_rule import brute_force
@@ -182,6 +182,23 @@ def test_an_output_that_is_there(tmp_path: Path) -> None:
     assert contents(output) != made
     with pytest.raises(UsageError, match="also the input"):
         pack(tokens, tokens, config, force=True)
+
+
+def test_a_preview_has_the_numbers_of_the_real_thing_and_writes_nothing(tmp_path: Path) -> None:
+    documents = [[*range(3, 3 + size % 60), EOD] for size in range(100)]
+    tokens = token_folder(tmp_path / "tok", documents)
+    for strategy in ("concat", "best-fit"):
+        config = PackConfig(seq_len=16, strategy=strategy, holdout=0.1)  # type: ignore[arg-type]
+        seen = preview(tokens, tmp_path / strategy, config)
+        assert not (tmp_path / strategy).exists()
+        pack(tokens, tmp_path / strategy, config)
+        packed = PackedDataset.open(tmp_path / strategy)
+        for split in (packed.train, packed.holdout):
+            planned = seen[split.name]
+            for field in ("rows", "documents", "tokens", "padding", "pieces"):
+                assert getattr(planned, field) == getattr(split.counts, field)
+        with pytest.raises(UsageError, match="made otherwise"):
+            preview(tokens, tmp_path / strategy, PackConfig(seq_len=17))
 
 
 def test_a_shard_that_is_cut_or_altered_is_refused(tmp_path: Path) -> None:
