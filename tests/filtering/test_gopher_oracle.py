@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from ptool.formats.streams import StreamReader
 from ptool.text.batch import Batch, WordRule, decode
 from ptool.text.characters import SYMBOL, character_flags
 
-SHARED = Path(os.environ.get("PTOOL_SHARED", Path(__file__).parents[2] / "../shared"))
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "gopher_quality.json").read_text())
 KEPT = 255
 
@@ -53,10 +51,7 @@ def decisions(batch: Batch, recipe: Recipe = WHITESPACE) -> list[int]:
     return [KEPT if failed < 0 else failed for failed in judge(batch, recipe).failed.tolist()]
 
 
-def batches(name: str, word_rule: WordRule = "whitespace") -> Iterator[Batch]:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{path} is not there: set PTOOL_SHARED")
+def batches(path: Path, word_rule: WordRule = "whitespace") -> Iterator[Batch]:
     for lines in StreamReader([path]):
         batch, bad = decode(lines, word_rule=word_rule)
         assert not bad
@@ -64,8 +59,8 @@ def batches(name: str, word_rule: WordRule = "whitespace") -> Iterator[Batch]:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_every_decision_on_real_text_is_datatroves(name: str) -> None:
-    found = bytes(decision for batch in batches(name) for decision in decisions(batch))
+def test_every_decision_on_real_text_is_datatroves(name: str, shared: Path) -> None:
+    found = bytes(decision for batch in batches(shared / name) for decision in decisions(batch))
     frozen = GOLDEN[name]
     assert len(found) == frozen["documents"]
     assert [found.count(step) for step in range(8)] == frozen["drops"]
@@ -73,8 +68,8 @@ def test_every_decision_on_real_text_is_datatroves(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_decisions_equal_the_slow_reading_of_the_rules(name: str) -> None:
-    batch = next(batches(name))
+def test_decisions_equal_the_slow_reading_of_the_rules(name: str, shared: Path) -> None:
+    batch = next(batches(shared / name))
     most = 400
     slow = [first_failing_step(batch.text_of(index).decode()) for index in range(min(len(batch), most))]
     assert decisions(batch)[:most] == slow
@@ -112,17 +107,20 @@ def test_decisions_equal_the_slow_reading_on_nasty_text(found: list[tuple[str, s
     assert decisions(Batch.from_texts([text], word_rule="whitespace")) == [first_failing_step(text)]
 
 
-def test_english_is_judged_the_same_with_cjk_words() -> None:
+def test_english_is_judged_the_same_with_cjk_words(shared: Path) -> None:
     for name in ("data/corpus/gum.jsonl.zst", "data/corpus/inaugural.jsonl.zst"):
-        for batch in batches(name, "cjk"):
+        for batch in batches(shared / name, "cjk"):
             expected = [first_failing_step(batch.text_of(index).decode()) for index in range(len(batch))]
             assert decisions(batch, choose_recipe("gopher-quality")) == expected
 
 
-def test_chinese_pages_have_words_only_under_the_cjk_rule() -> None:
+def test_chinese_pages_have_words_only_under_the_cjk_rule(shared: Path) -> None:
     rules = ["word-count:min=100", "alphabetic-words:min=0.6"]
     kept = {
-        words: judge(next(batches("data/corpus/zh_wiki_cmrc.jsonl.zst", words)), choose_recipe(None, rules)).failed < 0
+        words: judge(
+            next(batches(shared / "data/corpus/zh_wiki_cmrc.jsonl.zst", words)), choose_recipe(None, rules)
+        ).failed
+        < 0
         for words in ("cjk", "whitespace")
     }
     assert kept["cjk"].mean() > 0.99

@@ -4,14 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ptool.errors import UsageError
 from ptool.formats.streams import Lines
 from ptool.text.batch import BadLine, Batch, Keys, decode
-
-unhurried = settings(deadline=None)  # a first call may compile a kernel
 
 
 def lines(data: bytes, *, origin: str = "crawl.jsonl", first_number: int = 1) -> Lines:
@@ -155,7 +153,6 @@ json_values = st.recursive(
 documents = st.dictionaries(st.sampled_from(["text", "id", "source", "x", "ä"]) | st.text(max_size=3), json_values)
 
 
-@unhurried
 @given(st.lists(documents, max_size=5), st.booleans())
 def test_every_line_is_a_document_or_a_bad_line_as_the_json_module_sees_it(
     found: list[dict[str, object]], ascii_only: bool
@@ -176,7 +173,6 @@ def test_every_line_is_a_document_or_a_bad_line_as_the_json_module_sees_it(
         assert batch.ids[index] == expected["id"]
 
 
-@unhurried
 @given(st.binary(max_size=60), st.binary(max_size=60))
 def test_arbitrary_bytes_never_lose_a_line(before: bytes, after: bytes) -> None:
     data = before + b'{"text":"a","x":"' + after + b'"}\n'
@@ -185,7 +181,6 @@ def test_arbitrary_bytes_never_lose_a_line(before: bytes, after: bytes) -> None:
     assert len(batch) + len(bad) == told
 
 
-@unhurried
 @given(st.text(st.characters(codec=None)))
 def test_a_text_comes_out_as_it_went_in_or_is_named_a_lone_surrogate(text: str) -> None:
     batch, bad = decode(lines(json.dumps({"text": text, "id": ""}).encode() + b"\n"))

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ptool.text import characters
@@ -16,8 +16,6 @@ from ptool.text.batch import Batch, WordRule
 from ptool.text.counts import count_substring
 from ptool.text.lines import LineSpans
 from ptool.text.words import HAS_LETTER, HAS_TEXT, Words, word_spans
-
-unhurried = settings(deadline=None)  # a first call may compile a kernel
 
 # One of each kind of character, so that short random texts hit every transition.
 ALPHABET = (
@@ -50,7 +48,6 @@ def spans(batch: Batch, found: Words | LineSpans, document: int) -> list[str]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-@unhurried
 @given(texts=many_texts)
 def test_words_equal_their_twin(rule: WordRule, texts: list[str]) -> None:
     batch = Batch.from_texts(texts, word_rule=rule)
@@ -61,7 +58,6 @@ def test_words_equal_their_twin(rule: WordRule, texts: list[str]) -> None:
         assert batch.words.num_chars[first:last].tolist() == [len(word) for word in expected]
 
 
-@unhurried
 @given(many_texts)
 def test_flags_of_words_equal_their_twin(texts: list[str]) -> None:
     batch = Batch.from_texts(texts)
@@ -75,7 +71,6 @@ def test_flags_of_words_equal_their_twin(texts: list[str]) -> None:
         assert batch.words.chars_with_text[document] == sum(map(len, with_text))
 
 
-@unhurried
 @given(many_texts)
 def test_lines_equal_their_twin(texts: list[str]) -> None:
     batch = Batch.from_texts(texts)
@@ -100,7 +95,6 @@ def test_every_line_end_of_python_ends_a_line(end: str) -> None:
         assert spans(batch, batch.text_lines, document) == text.splitlines()
 
 
-@unhurried
 @given(many_texts, st.lists(st.sampled_from(["-", "•", "...", "…", "ab", ""]), max_size=3, unique=True))
 def test_lines_by_their_edges_equal_their_twin(texts: list[str], marks: list[str]) -> None:
     found = Batch.from_texts(texts).text_lines
@@ -110,7 +104,6 @@ def test_lines_by_their_edges_equal_their_twin(texts: list[str], marks: list[str
         assert found.num_ending(*marks)[document] == sum(line.endswith(tuple(marks)) for line in stripped)
 
 
-@unhurried
 @given(st.lists(st.text("ab.…", max_size=12), max_size=4), st.text("ab.…", min_size=1, max_size=3))
 def test_substring_counts_equal_str_count(texts: list[str], wanted: str) -> None:
     batch = Batch.from_texts(texts)
@@ -118,7 +111,6 @@ def test_substring_counts_equal_str_count(texts: list[str], wanted: str) -> None
     assert batch.count(wanted).tolist() == [text.count(wanted) for text in texts]
 
 
-@unhurried
 @given(st.lists(st.text("ab 中", max_size=12), max_size=4), st.lists(st.text("ab中", max_size=3), max_size=4))
 def test_distinct_words_equal_their_twin(texts: list[str], wanted: list[str]) -> None:
     found = Batch.from_texts(texts, word_rule="whitespace").words.num_distinct(wanted)
