@@ -253,7 +253,7 @@ class Trainer:
         """Mean loss on the split's first row: the same on every rank, whatever was trained on."""
         rows = self._split.rows([0])
         loss, targets = self.engine.evaluate(self._tensors(rows.tokens, rows.positions, rows.segments, rows.targets))
-        return float(loss) / max(1, targets)
+        return float(loss) / max(1, int(targets))
 
     def _load(self, samples: data.Samples) -> dict[str, torch.Tensor]:
         rows = self._split.rows(self._order.rows(samples))

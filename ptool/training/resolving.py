@@ -206,7 +206,7 @@ def _resolve_batch(batch: Batch, size_tokens: int, seq_len: int, ranks: int) -> 
 
 
 def _number(value: object, hint: Any) -> object:
-    """`value` as a number where the setting is one: text in the forms of units.py (`64K` is 64,000), 2e12 for 2 * 10**12."""
+    """`value` as a number where the setting is one: `64K` (units.py) is 64,000, and 2e12 is an integer too."""
     kinds = get_args(hint) or (hint,)
     if int in kinds and bool not in kinds:
         if isinstance(value, str):
