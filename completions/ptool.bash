@@ -17,7 +17,7 @@ _ptool() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _ptool_words "filter dedup status train-tokenizer tokenize pack estimate-cost train resume eval --help --version"
+        _ptool_words "filter dedup status train-tokenizer tokenize pack estimate-cost train resume eval demo --help --version"
         return
     fi
     # bash makes three words of --option=value
@@ -125,6 +125,9 @@ _ptool() {
         "eval --id-key")  return ;;
         "eval --source-key")  return ;;
         "eval --color") _ptool_words "auto always never"; return ;;
+        "demo --out")  return ;;
+        "demo --steps")  return ;;
+        "demo --color") _ptool_words "auto always never"; return ;;
     esac
     case "$command $cur" in
         "filter -"*) _ptool_words "--output -o --rejects --preset --rule --words --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
@@ -137,6 +140,7 @@ _ptool() {
         "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "resume -"*) _ptool_words "--set --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "eval -"*) _ptool_words "--checkpoint --packed --batch-tokens --device --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "demo -"*) _ptool_words "--out --keep --steps --corpus --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "filter "*) _ptool_paths -f; ;;
         "dedup "*) _ptool_paths -f; ;;
         "status "*) _ptool_paths -d; ;;

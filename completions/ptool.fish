@@ -197,3 +197,15 @@ complete -c ptool -n '__fish_seen_subcommand_from eval' -l no-progress -d 'No pr
 complete -c ptool -n '__fish_seen_subcommand_from eval' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
 complete -c ptool -n '__fish_seen_subcommand_from eval' -l help -d 'Show the options.'
 complete -c ptool -n '__fish_seen_subcommand_from eval' -F
+
+complete -c ptool -n __fish_use_subcommand -a demo -d 'Run the whole pipeline on this machine\'s own documentation.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l out -x -d 'The folder to work in.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l keep -d 'Keep all files, not only the picture and the summary.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l steps -x -d 'Optimiser steps of the run.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l corpus -d 'Only write the documents to stdout, as JSON lines.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l json -d 'Report as JSON; errors too, on stderr.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l quiet -s q -d 'No notices, no progress.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l verbose -s v -d 'Say more.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l no-progress -d 'No progress shown.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l help -d 'Show the options.'

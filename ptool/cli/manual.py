@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ptool import __version__
@@ -106,6 +107,9 @@ def _command_lines(description: Description) -> list[str]:
         "The options that every command takes (`--json`, `-q`, `-v`, `--no-progress`, `--color`) are in ptool(1).",
         after_heading=not description.options,
     )
+    more = getattr(import_module(command.module), "manual", None)  # a command's own sections, such as its settings
+    if more is not None:
+        lines += body(more())
     examples = "\n".join(f"    {example}" for example in description.examples)
     return lines + body(
         f"EXAMPLES\n\n{examples}\n\nEXIT STATUS\n\n0 done, 1 failed, 2 usage; the others are in ptool(1).\n\n"
