@@ -65,12 +65,29 @@ def start(device: str, timeout_seconds: float) -> None:
     logger.setLevel("ERROR")
     if device == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon_uncompiled()
     backend = "gloo" if device == "cpu" else "nccl"
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     deepspeed.init_distributed(
         dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_seconds)
     )
+
+
+def _import_muon_uncompiled() -> None:
+    """Import DeepSpeed's Muon, as `initialize` will, without its `torch.compile` decorators.
+
+    They import the whole inductor, most of a second in every rank, for an optimiser that is not used here.
+    """
+
+    def undecorated(function: Any = None, **_: Any) -> Any:
+        return function if function is not None else undecorated
+
+    compiler, torch.compile = torch.compile, undecorated
+    try:
+        from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
+    finally:
+        torch.compile = compiler
 
 
 class Engine:

@@ -21,6 +21,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,7 +38,7 @@ import msgspec
 from ptool import errors
 from ptool.errors import PtoolError, StoppedAndSaved
 from ptool.reporting import Reporter
-from ptool.training.signals import SECOND_AFTER_SECONDS, STOP_SIGNALS, end_by
+from ptool.training.signals import SECOND_AFTER_SECONDS, STOP_SIGNALS
 
 FOLDER_VARIABLE = "PTOOL_LAUNCH_FOLDER"
 PARENT_VARIABLE = "PTOOL_LAUNCHER_PID"
@@ -187,10 +188,14 @@ def _outcome(folder: Path, exit_codes: dict[int, int], run: Path) -> PtoolError:
 
 @contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[None]:
+    """Leave the stop signals to the thread that waits for them; unblocked there, one ends the process."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         for number in STOP_SIGNALS:  # what came while the ranks were ending is answered by their end
             while signal.sigtimedwait({number}, 0) is not None:
                 pass
@@ -217,7 +222,9 @@ def _pass_signals_on(folder: Path, ranks: int, finished: threading.Event, report
         elif number != signal.SIGUSR1 and time.monotonic() - first > SECOND_AFTER_SECONDS:
             for pid in pids:
                 _send(pid, signal.SIGKILL)
-            end_by(number)
+            shutil.rmtree(folder, ignore_errors=True)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+            os.kill(os.getpid(), number)
 
 
 def _send(pid: int, number: int) -> None:

@@ -87,8 +87,11 @@ class Trainer:
         timeline = self.timeline
         checkpoint = timeline.find_start()
         if checkpoint is not None:
-            self._go_back_to(checkpoint)
+            position = self._go_back_to(checkpoint)
             self._notice(f"going on from the checkpoint of step {checkpoint.step:,}")
+            changed = [f"{name} {old}" for name, old in position.versions.items() if _versions().get(name) != old]
+            if changed:
+                self._notice(f"it was written by {', '.join(changed)}: the steps to come may differ in their last bits")
         elif timeline.attempt > 1:
             self._notice("no checkpoint was saved yet: beginning again")
         timeline.record("start", attempt=timeline.attempt, step=self._state.step, ranks=self.ranks.size, **_where())
@@ -208,7 +211,7 @@ class Trainer:
                 hint="see events.jsonl and attempts.jsonl there; the state before the step is saved",
             )
 
-    def _go_back_to(self, checkpoint: Checkpoint) -> None:
+    def _go_back_to(self, checkpoint: Checkpoint) -> Position:
         """Load a checkpoint into the running engine, and check that its probe loss comes out again."""
         position = checkpoints.load(checkpoint, self.engine, self.ranks)
         self._state = _State(step=position.step, cursor=position.cursor, loss=position.loss, window=position.window)
@@ -218,6 +221,7 @@ class Trainer:
         if not abs(probe - position.probe_loss) <= tolerance:
             message = f"a fixed batch had loss {position.probe_loss:.8g} when it was saved and has {probe:.8g} now"
             raise DamagedInput(message, where=str(checkpoint.path), hint="the state did not come back whole")
+        return position
 
     def _save_if_new(self) -> None:
         if self._saved_step != self._state.step:

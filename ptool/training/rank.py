@@ -96,6 +96,8 @@ def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) 
         trainer.start()
         trainer.train()
         ranks.together(lambda: finish(run, config, dataset) if ranks.is_first else None)
+        trainer.timeline.record("finish", step=config.run.max_steps)
+        ranks.barrier()
     finally:
         trainer.timeline.close()
 

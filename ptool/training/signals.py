@@ -33,11 +33,5 @@ class StopRequest:
         if self.signal is None:
             self.signal, self._since = number, time.monotonic()
         elif number != signal.SIGUSR1 and time.monotonic() - self._since > SECOND_AFTER_SECONDS:
-            end_by(number)
-
-
-def end_by(number: int) -> None:
-    """End this process by the signal itself, at once."""
-    signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-    os.kill(os.getpid(), number)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)

@@ -7,6 +7,7 @@ would add half a second to every start.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,11 @@ class Curves:
 
             self._writer = EventFileWriter(str(self._folder), flush_secs=10)
         values = [Summary.Value(tag=tag, simple_value=getattr(record, tag)) for tag in TAGS]
-        self._writer.add_event(Event(wall_time=time.time(), step=record.step, summary=Summary(value=values)))
+        with suppress(OSError):  # a full disk is the checkpoints' business; curves do not end a run
+            self._writer.add_event(Event(wall_time=time.time(), step=record.step, summary=Summary(value=values)))
 
     def close(self) -> None:
         """Write what is left."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()

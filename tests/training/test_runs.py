@@ -9,6 +9,7 @@ import json
 import resource
 import shutil
 import signal
+import time
 from functools import cache
 from pathlib import Path
 
@@ -181,6 +182,22 @@ def test_sigterm_saves_and_ends_with_75_and_the_same_command_goes_on(base, unbro
     again = tiny.run(*arguments(base, 2), folder)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     assert "up to date" in again.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_a_second_later_ends_everything_at_once(base, number):
+    folder = base / f"impatient-{number}"
+    process = tiny.start(*arguments(base, 0), folder)
+    tiny.wait_until(lambda: len(tiny.rank_pids(process.pid)) == 2, process)
+    ranks = tiny.rank_pids(process.pid)
+    for pid in ranks:
+        tiny.kill(pid, signal.SIGSTOP)  # ranks that will not save
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(1.1)  # the second of the contract
+    process.send_signal(number)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == -number, told
+    assert not any(map(tiny.is_alive, ranks))
 
 
 SPIKY = """
