@@ -75,7 +75,11 @@ def token_folder(folder: Path, num_tokens: int) -> int:
         with files.create("tokenizer.model") as model:
             model.write(b"none")
         details = {
-            "vocab_size": 32000, "eod_id": 2, "pad_id": None, "sources": [], "shards": [{"name": "s"}],
+            "vocab_size": 32000,
+            "eod_id": 2,
+            "pad_id": None,
+            "sources": [],
+            "shards": [{"name": "s"}],
             "tokenizer": {"file": "tokenizer.model", "fingerprint": "sha256:0"},
         }
         files.commit(new_manifest("tokenize", {}, details=details))

@@ -56,7 +56,9 @@ def test_rows_follow_the_rule_token_by_token(tmp_path_factory, texts, seq_len, w
     write_packed(
         folder,
         [(f"d{i}", None, len(t), t) for i, t in enumerate(documents)],
-        seq_len=seq_len, vocab_size=10, eod_id=eod,
+        seq_len=seq_len,
+        vocab_size=10,
+        eod_id=eod,
     )
     split = PackedDataset.open(folder, verify=True).train
     spans = concatenated([len(document) for document in documents], seq_len)
@@ -97,8 +99,16 @@ def test_a_later_piece_of_a_document_is_no_start_so_an_eod_before_it_has_no_targ
         columns = [(d, o, sum(x[2] for x in spans[:i]), n) for spans in rows for i, (d, o, n) in enumerate(spans)]
         writer.add_rows(data, np.array([-1, -1], dtype=np.int32), np.array(columns, dtype=SPAN), np.array([3, 2]))
     layout = PackedLayout(
-        seq_len=8, vocab_size=10, dtype="uint16", eod_id=EOD, pad_id=0, rows_per_shard=1, sources=[],
-        tokenizer=None, tokenizer_fingerprint=None, splits={"train": writer.counts},
+        seq_len=8,
+        vocab_size=10,
+        dtype="uint16",
+        eod_id=EOD,
+        pad_id=0,
+        rows_per_shard=1,
+        sources=[],
+        tokenizer=None,
+        tokenizer_fingerprint=None,
+        splits={"train": writer.counts},
     )
     split = PackedSplit(tmp_path, "train", layout)
     found = split.rows([0])
@@ -125,20 +135,32 @@ def test_a_dataset_tells_what_it_is(tmp_path: Path) -> None:
     model.write_bytes(b"model")
     documents = [("甲", "web", 7, [5, 6, EOD]), ("乙", None, 3, [7, EOD]), ("丙", "书", 4, [70000, EOD])]
     manifest = write_packed(
-        tmp_path / "行 rows", documents, seq_len=4, vocab_size=70001, eod_id=EOD,
-        holdout=lambda name: name == "乙", tokenizer=model,
+        tmp_path / "行 rows",
+        documents,
+        seq_len=4,
+        vocab_size=70001,
+        eod_id=EOD,
+        holdout=lambda name: name == "乙",
+        tokenizer=model,
     )
     packed = PackedDataset.open(tmp_path / "行 rows")
     assert (packed.seq_len, packed.vocab_size, packed.eod_id) == (4, 70001, EOD)
     assert packed.tokenizer_file.read_bytes() == b"model"
     assert [(d.id, d.source, d.num_bytes, d.tokens.tolist()) for d in packed.train.documents()] == [
-        documents[0], documents[2]
+        documents[0],
+        documents[2],
     ]
     assert [d.id for d in packed.holdout.documents()] == ["乙"]
     assert (packed.train.num_tokens, packed.holdout.num_tokens) == (5, 2)
     assert (manifest.num_documents, manifest.num_tokens, manifest.num_bytes) == (3, 7, 14)
     assert packed.train.counts == SplitCounts(
-        rows=2, documents=2, tokens=5, text_bytes=11, padding=3, pieces=3, sum_squared_pieces=9 + 1 + 1,
+        rows=2,
+        documents=2,
+        tokens=5,
+        text_bytes=11,
+        padding=3,
+        pieces=3,
+        sum_squared_pieces=9 + 1 + 1,
         tokens_by_source={"web": 3, "书": 2},
     )
     assert packed.fingerprint == PackedDataset.open(tmp_path / "行 rows").fingerprint

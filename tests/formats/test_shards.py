@@ -71,8 +71,11 @@ def test_the_bytes_are_these(tmp_path: Path) -> None:
     prefix = write(tmp_path, [[1, 258], [], [65499]], "uint16")
     assert prefix.with_name("s.bin").read_bytes() == bytes([1, 0, 2, 1, 0xDB, 0xFF])
     assert prefix.with_name("s.idx").read_bytes() == (
-        b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 3, 4)
-        + struct.pack("<iii", 2, 0, 1) + struct.pack("<qqq", 0, 4, 4) + struct.pack("<qqqq", 0, 1, 2, 3)
+        b"MMIDIDX\0\0"
+        + struct.pack("<QBQQ", 1, 8, 3, 4)
+        + struct.pack("<iii", 2, 0, 1)
+        + struct.pack("<qqq", 0, 4, 4)
+        + struct.pack("<qqqq", 0, 1, 2, 3)
     )
 
 
@@ -103,8 +106,12 @@ def test_offsets_pass_two_to_the_31() -> None:
 def test_documents_of_several_sequences_are_joined(tmp_path: Path) -> None:
     (tmp_path / "m.bin").write_bytes(struct.pack("<6q", 5, 6, 7, 8, 9, 10))
     (tmp_path / "m.idx").write_bytes(
-        b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 5, 4, 4) + struct.pack("<4i", 1, 2, 0, 3)
-        + struct.pack("<4q", 0, 8, 24, 24) + struct.pack("<4q", 0, 2, 2, 4) + bytes(4)
+        b"MMIDIDX\0\0"
+        + struct.pack("<QBQQ", 1, 5, 4, 4)
+        + struct.pack("<4i", 1, 2, 0, 3)
+        + struct.pack("<4q", 0, 8, 24, 24)
+        + struct.pack("<4q", 0, 2, 2, 4)
+        + bytes(4)
     )  # the last four bytes are the modes of multimodal data
     shard = Shard(tmp_path / "m")
     assert shard.dtype == "int64"

@@ -48,7 +48,11 @@ def token_folder(
         with files.create("tokenizer.model") as model:
             model.write(b"a model")
         details = {
-            "dtype": dtype, "vocab_size": vocab_size, "eod_id": eod, "pad_id": None, "sources": SOURCES,
+            "dtype": dtype,
+            "vocab_size": vocab_size,
+            "eod_id": eod,
+            "pad_id": None,
+            "sources": SOURCES,
             "shards": [{"name": name} for name in names],
             "tokenizer": {"file": "tokenizer.model", "fingerprint": "sha256:0"},
         }
@@ -122,8 +126,11 @@ def test_concat_equals_the_plain_loop_of_write_packed(tmp_path: Path) -> None:
     documents = [[*draw.integers(3, 99, size).tolist(), EOD] for size in draw.integers(0, 300, 200)]
     pack(token_folder(tmp_path / "tok", documents, shards=3), tmp_path / "p", PackConfig(seq_len=64, holdout=0.0))
     write_packed(
-        tmp_path / "q", [(f"d {n}", None, len(tokens), tokens) for n, tokens in enumerate(documents)],
-        seq_len=64, vocab_size=100, eod_id=EOD,
+        tmp_path / "q",
+        [(f"d {n}", None, len(tokens), tokens) for n, tokens in enumerate(documents)],
+        seq_len=64,
+        vocab_size=100,
+        eod_id=EOD,
     )
     for name in ("train-00000.rows", "train.next", "train.spans", "train.index", "train.ids"):
         assert (tmp_path / "p" / name).read_bytes() == (tmp_path / "q" / name).read_bytes(), name

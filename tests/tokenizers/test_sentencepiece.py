@@ -111,7 +111,12 @@ def test_a_model_that_normalises_is_called_lossy_and_keeps_the_library_s_ids(tmp
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(list(pydoc_data.topics.topics.values())[:20]),
-        model_writer=model, vocab_size=500, model_type="bpe", byte_fallback=True, minloglevel=2, hard_vocab_limit=False,
+        model_writer=model,
+        vocab_size=500,
+        model_type="bpe",
+        byte_fallback=True,
+        minloglevel=2,
+        hard_vocab_limit=False,
     )
     path = tmp_path / "default.model"
     path.write_bytes(model.getvalue())

@@ -209,7 +209,9 @@ def test_a_run_that_was_stopped_is_no_artefact_and_the_next_one_ends_with_the_sa
     folder = tmp_path / "tok"
     process = subprocess.Popen(
         [sys.executable, "-m", "ptool", "tokenize", "-", "--tokenizer", tokenizer.file, "-o", folder, "--jobs", "2"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     assert process.stdin is not None
     process.stdin.write(source.read_bytes())
