@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import pkgutil
 from collections.abc import Iterable
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -43,6 +44,7 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}", hint=f"{hint}valid: {', '.join(choices)}")
 
 
+@cache
 def _entry_points(package: str) -> dict[str, str]:
     from importlib.metadata import entry_points
 

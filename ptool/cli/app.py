@@ -119,7 +119,22 @@ def build(command: Command) -> Any:
     for parameter in parser.params:
         if hasattr(parameter, "show_envvar"):
             parameter.show_envvar = False  # ptool(1) says once how the variables are called
+        if hasattr(parameter.type, "func"):
+            parameter.type.func = _naming(parameter.opts[0], parameter.type.func)
     return parser
+
+
+def _naming(option: str, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`parse`, whose complaints name the option that had the bad value."""
+
+    def parse_value(value: Any) -> Any:
+        try:
+            return parse(value)
+        except PtoolError as error:
+            error.where = error.where or option
+            raise
+
+    return parse_value
 
 
 def _help(function: Callable[..., Any]) -> str:

@@ -105,6 +105,14 @@ def test_a_typo_gets_the_nearest_name_and_the_valid_ones(arguments: list[str], n
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("value", ["2X", "nan", "inf", "-1", "1e400", ""])
+def test_a_bad_number_names_its_option_and_the_forms_that_are_read(value: str) -> None:
+    done = ptool("filter", "--max-errors", value, "x")
+    assert done.returncode == 2
+    assert done.stderr.startswith("ptool: --max-errors: ")
+    assert "hint:" in done.stderr
+
+
 def test_errors_are_json_where_json_was_asked_for() -> None:
     for arguments, code in ((["status", "/nowhere", "--json"], 1), (["status", "--bogus", "--json"], 2)):
         done = ptool(*arguments)
