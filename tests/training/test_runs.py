@@ -188,7 +188,7 @@ def test_sigterm_saves_and_ends_with_75_and_the_same_command_goes_on(base, unbro
 def test_a_second_signal_a_second_later_ends_everything_at_once(base, number):
     folder = base / f"impatient-{number}"
     process = tiny.start(*arguments(base, 0), folder)
-    tiny.wait_until(lambda: len(tiny.rank_pids(process.pid)) == 2, process)
+    tiny.wait_until(lambda: all((folder / ".locks" / f"rank_0000{rank}").exists() for rank in (0, 1)), process)
     ranks = tiny.rank_pids(process.pid)
     for pid in ranks:
         tiny.kill(pid, signal.SIGSTOP)  # ranks that will not save
@@ -293,7 +293,7 @@ def test_a_checkpoint_file_that_would_run_code_is_refused_and_runs_nothing(tmp_p
 
     torch.save({"module": Trap()}, tmp_path / "new.pt")
     torch.save({"module": Trap()}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Trap(), protocol=2))
     (tmp_path / "cut.pt").write_bytes((tmp_path / "new.pt").read_bytes()[:100])
     for name in ("new.pt", "old.pt", "bare.pt", "cut.pt"):
         with pytest.raises(DamagedInput, match="refused"):
