@@ -89,12 +89,19 @@ def _run(arguments: list[str]) -> int:
 def _call(command: Command, arguments: list[str]) -> int:
     import typer
 
+    from ptool.cli.options import NoInput
+    from ptool.cli.output import current
+
     parser = build(command)
     try:
         # Not parser.main(): it turns a closed pipe into exit code 1, which no shell can tell from a failure.
         prefix = f"PTOOL_{command.name.replace('-', '_').upper()}"
         with parser.make_context(f"ptool {command.name}", arguments, auto_envvar_prefix=prefix) as context:
-            result = parser.invoke(context)
+            try:
+                result = parser.invoke(context)
+            except NoInput:
+                current().aside(_short_help(parser.get_usage(context), parser.help))
+                raise
         sys.stdout.flush()
     except typer.Exit as stop:
         return stop.exit_code
@@ -143,6 +150,12 @@ def _help(function: Callable[..., Any]) -> str:
 
     paragraphs = (inspect.getdoc(function) or "").split("\n\n")
     return "\n\n".join(f"\b\n{text}" if "\n    " in text or text.startswith("    ") else text for text in paragraphs)
+
+
+def _short_help(usage: str, text: str) -> str:
+    """Usage, purpose and examples: what fits on a screen that waits for input."""
+    _, _, examples = text.partition("Examples:\n")
+    return f"{usage}\n\n  {text.splitlines()[0]}\n\nExamples:\n{examples}\n"
 
 
 def _with_common_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -99,6 +99,10 @@ COMMON: dict[str, inspect.Parameter] = {
 """The options of every command, by the names that `output.configure` takes them under."""
 
 
+class NoInput(UsageError):
+    """Something is to be read from stdin, and stdin is a terminal or closed: the person needs to know what to type."""
+
+
 def stream_inputs(inputs: list[str] | None) -> list[str]:
     """The inputs, after refusing to wait for a person to type a stream. Raises UsageError (exit 2)."""
     found = list(inputs or ["-"])
@@ -119,9 +123,9 @@ def artefact_input(given: str | None) -> str | None:
 def refuse_terminal_input(what: str) -> None:
     """Exit 2 when stdin is a terminal and something is to be read from it."""
     if sys.stdin is None or sys.stdin.closed:
-        raise UsageError(f"{what} is expected, and stdin is closed")
+        raise NoInput(f"{what} is expected, and stdin is closed", hint="name a path, or see --help")
     if os.isatty(0):
-        raise UsageError(f"{what} is expected, and stdin is a terminal", hint="name a path, or see --help")
+        raise NoInput(f"{what} is expected, and stdin is a terminal", hint="name a path, or see --help")
 
 
 def resolve_jobs(jobs: int | None) -> int:

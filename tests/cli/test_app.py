@@ -230,6 +230,7 @@ def test_a_terminal_is_never_waited_for_nor_filled_with_binary(tmp_path: Path) -
         os.close(master)
         assert done.returncode == 2
         assert word in done.stderr.decode()
+        assert ("ptool filter crawl" in done.stderr.decode()) == (word == "stdin is a terminal")
 
 
 def test_a_dead_upstream_fails_every_stage_behind_it(tmp_path: Path) -> None:
