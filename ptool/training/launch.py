@@ -4,10 +4,11 @@ What torch's launcher leaves open is mended here:
 
 - A launcher that is killed (`kill -9`, SIGUSR1 by default) would leave its ranks running. Each rank asks the kernel to
   be killed with its parent (PR_SET_PDEATHSIG) and checks once that the parent still is the launcher.
-- On a signal torch kills the ranks after a few seconds. Here SIGINT, SIGTERM and SIGUSR1 are blocked in every thread
-  and taken by one that waits for them: it passes the first on to every rank, once, when all ranks listen, and lets them
-  save. A second SIGINT or SIGTERM more than a second later kills the ranks and ends this process by that signal.
-  The ranks have sessions of their own, so Ctrl-C reaches only the launcher.
+- On a signal torch kills the ranks after a few seconds. Here the first SIGINT, SIGTERM or SIGUSR1 is passed on to every
+  rank, once, when all ranks listen, and they save. A second SIGINT or SIGTERM more than a second later kills the ranks
+  and ends this process by that signal. Handlers, not a blocked mask: the threads that numpy and torch start before this
+  would not share the mask, and the kernel hands a signal to any thread that takes it. The ranks have sessions of their
+  own, so Ctrl-C reaches only the launcher.
 - A rank's error is one line of a person's language, not torch's table: ranks leave it as JSON in a folder of this
   process, with their pid; rank 0's progress comes through a pipe there.
 
@@ -21,6 +22,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -31,6 +33,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -70,11 +73,11 @@ def launch(run: Path, ranks: int, reporter: Reporter) -> None:
 
     Raises the error of the rank that failed first, StoppedAndSaved among them.
     """
-    with _stop_signals_blocked(), tempfile.TemporaryDirectory(prefix="ptool-train-") as name:
+    with tempfile.TemporaryDirectory(prefix="ptool-train-") as name, _stop_signals_queued(Path(name)) as arrived:
         folder = Path(name)
         finished = threading.Event()
         threads = [
-            threading.Thread(target=_pass_signals_on, args=(folder, ranks, finished, reporter), daemon=True),
+            threading.Thread(target=_pass_signals_on, args=(folder, ranks, arrived, finished, reporter), daemon=True),
             threading.Thread(target=_relay, args=(_open_pipe(folder), finished, reporter), daemon=True),
         ]
         for thread in threads:
@@ -187,44 +190,53 @@ def _outcome(folder: Path, exit_codes: dict[int, int], run: Path) -> PtoolError:
 
 
 @contextlib.contextmanager
-def _stop_signals_blocked() -> Iterator[None]:
-    """Leave the stop signals to the thread that waits for them; unblocked there, one ends the process."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number in STOP_SIGNALS:  # what came while the ranks were ending is answered by their end
-            while signal.sigtimedwait({number}, 0) is not None:
-                pass
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _pass_signals_on(folder: Path, ranks: int, finished: threading.Event, reporter: Reporter) -> None:
-    """Pass the first signal on once all ranks listen; a second one, a second later, ends everything."""
-    waiting: int | None = None
+def _stop_signals_queued(folder: Path) -> Iterator[queue.SimpleQueue[int]]:
+    """Queue the first stop signal; a second SIGINT or SIGTERM ends everything. What the caller ignores stays so."""
+    arrived: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put may be called from a handler
     first = 0.0
+
+    def take(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if not first:
+            first = time.monotonic()
+            arrived.put(number)
+        elif number != signal.SIGUSR1 and time.monotonic() - first > SECOND_AFTER_SECONDS:
+            for pid in _announced(folder):
+                _send(pid, signal.SIGKILL)
+            shutil.rmtree(folder, ignore_errors=True)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    listened = [number for number, handler in handlers.items() if handler != signal.SIG_IGN]
+    for number in listened:
+        signal.signal(number, take)
+    try:
+        yield arrived
+    finally:
+        for number in listened:
+            signal.signal(number, handlers[number])
+
+
+def _pass_signals_on(
+    folder: Path, ranks: int, arrived: queue.SimpleQueue[int], finished: threading.Event, reporter: Reporter
+) -> None:
+    """Pass the first signal on once all ranks listen."""
+    waiting: int | None = None
     while not finished.is_set():
-        pids = [int(path.read_text()) for path in folder.glob("rank_*.pid")]
+        pids = _announced(folder)
         if waiting is not None and len(pids) == ranks:
             for pid in pids:
                 _send(pid, waiting)
-            waiting = None
-        info = signal.sigtimedwait(STOP_SIGNALS, 0.05)
-        if info is None:
-            continue
-        number = info.si_signo
-        if not first:
-            waiting, first = number, time.monotonic()
-            reporter.notice(f"{_signal_name(number)}: saving, then stopping; once more to stop at once")
-        elif number != signal.SIGUSR1 and time.monotonic() - first > SECOND_AFTER_SECONDS:
-            for pid in pids:
-                _send(pid, signal.SIGKILL)
-            shutil.rmtree(folder, ignore_errors=True)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-            os.kill(os.getpid(), number)
+            return
+        with contextlib.suppress(queue.Empty):
+            waiting = arrived.get(timeout=0.05)
+            reporter.notice(f"{_signal_name(waiting)}: saving, then stopping; once more to stop at once")
+
+
+def _announced(folder: Path) -> list[int]:
+    """Pids of the ranks that listen to signals."""
+    return [int(path.read_text()) for path in folder.glob("rank_*.pid")]
 
 
 def _send(pid: int, number: int) -> None:

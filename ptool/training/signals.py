@@ -1,8 +1,7 @@
 """SIGINT, SIGTERM and SIGUSR1 in a rank: a flag, polled once a step; a second one ends the process.
 
-The handlers are installed before anything heavy is imported. A rank of our own launcher starts with these signals
-blocked (launch.py), so one that comes earlier waits until `listen` opens them; none is lost and none kills a rank that
-could have saved. Torch-free.
+The handlers are installed before anything heavy is imported, and only then does a rank announce itself
+(launch.py passes nothing on before): no signal is lost and none kills a rank that could have saved. Torch-free.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class StopRequest:
         self._since = 0.0
 
     def listen(self) -> None:
-        """Install the handlers and let blocked signals in."""
+        """Install the handlers, and let signals in that whoever started this process had blocked."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

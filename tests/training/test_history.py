@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +18,14 @@ from ptool.errors import DamagedInput, InputError
 from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import list_files
 from ptool.formats.manifests import encode_manifest, new_manifest
+from ptool.reporting import SILENT
+from ptool.training import config as configs
 from ptool.training import history, locks
+from ptool.training.checkpoints import Position
+from ptool.training.config import RunConfig, Spike
 from ptool.training.history import JsonLines, Ledger, Metrics, StepRecord, stands
-from ptool.training.spikes import Action, Decision
+from ptool.training.spikes import Action, Decision, Observation, Verdict, Window
+from ptool.training.timeline import Timeline
 
 
 def record(step: int, attempt: int = 1) -> StepRecord:
@@ -104,12 +110,29 @@ def test_a_checkpoint_stands_unless_a_later_rollback_went_back_past_it():
     assert not stands(30, 0, decisions)
 
 
-def publish(run: Path, step: int) -> Path:
+class OneRank:
+    """A rank alone: what it says to the others, it says to itself."""
+
+    is_first = True
+
+    def object_from_first(self, value, kind):
+        return msgspec.json.decode(msgspec.json.encode(value), type=kind)
+
+    def on_first(self, work, kind):
+        return self.object_from_first(work(), kind)
+
+    def barrier(self) -> None: ...
+
+
+def publish(run: Path, step: int, details: dict[str, object] | None = None) -> Path:
     folder = run / folders.FOLDER / folders.name_of(step)
     folder.mkdir(parents=True)
     (folder / "weights.pt").write_bytes(b"weights of step %d" % step)
     manifest = new_manifest(
-        folders.STAGE, {}, details={"step": step, "tokens": step * 256}, files=list_files(folder, ["weights.pt"])
+        folders.STAGE,
+        {},
+        details={"step": step, "tokens": step * 256} | details,
+        files=list_files(folder, ["weights.pt"]),
     )
     (folder / "manifest.json").write_bytes(encode_manifest(manifest))
     return folder
@@ -137,6 +160,64 @@ def test_the_newest_checkpoint_that_verifies_is_found_and_broken_ones_are_named(
 def test_a_folder_without_a_checkpoint_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no checkpoint"):
         folders.newest_verified(tmp_path)
+
+
+def standing(run: Path, step: int, decisions: int) -> Path:
+    position = Position(
+        step=step,
+        tokens=step * 256,
+        cursor=step * 8,
+        decisions=decisions,
+        attempt=1,
+        loss=1.0,
+        probe_loss=1.0,
+        window=Window(),
+        world_size=1,
+        zero=0,
+        versions={},
+    )
+    return publish(run, step, msgspec.to_builtins(position))
+
+
+def timeline(run: Path) -> Timeline:
+    config = RunConfig(model={}, metrics=configs.Metrics(tensorboard=False), spike=Spike(back_off=10))
+    return Timeline(run, config, OneRank(), SILENT)  # type: ignore[arg-type]
+
+
+def test_a_rollback_that_a_kill_interrupted_is_finished_by_the_next_start(tmp_path):
+    Ledger(tmp_path).decide(rollback(10))
+    for step, known in ((5, 0), (10, 0), (15, 0), (20, 0)):
+        standing(tmp_path, step, known)
+    found = timeline(tmp_path).find_start()
+    assert found is not None
+    assert found.step == 10
+    assert folders.steps_of(tmp_path) == [5, 10]
+    standing(tmp_path, 15, decisions=1)
+    found = timeline(tmp_path).find_start()
+    assert found is not None
+    assert found.step == 15, "written after the rollback"
+
+
+def test_a_run_whose_checkpoints_are_all_broken_never_begins_anew_in_silence(tmp_path):
+    assert timeline(tmp_path).find_start() is None, "nothing was ever saved"
+    (standing(tmp_path, 5, 0) / "weights.pt").write_bytes(b"")
+    timeline(tmp_path).record("save", step=5)
+    with pytest.raises(DamagedInput, match="none of them can be read"):
+        timeline(tmp_path).find_start()
+
+
+def test_a_rollback_goes_to_the_newest_good_checkpoint_far_enough_back_or_the_oldest(tmp_path):
+    for step in (0, 10, 20, 30):
+        standing(tmp_path, step, 0)
+    (tmp_path / folders.FOLDER / folders.name_of(20) / "weights.pt").write_bytes(b"")
+    verdict = Verdict(action=Action.ROLLBACK, reason="r")
+    now = Observation(step=32, samples=(248, 256), loss=9.0, grad_norm=1.0)
+    first = timeline(tmp_path).decide(now, verdict, Window())
+    assert (first.action, first.step, first.target) == ("rollback", 31, 10), "20 is broken"
+    assert history.read_decisions(tmp_path) == [first], "on the disk before anything is done"
+    early = Observation(step=3, samples=(16, 24), loss=9.0, grad_norm=1.0)
+    (tmp_path / "none").mkdir()
+    assert timeline(tmp_path / "none").decide(early, verdict, Window()).action == "halt"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from ptool.training.locks import LAUNCHER, Lock
 from tests.training import tiny
 
 STEPS, EVERY = 12, 4
+RELATIVE = 2e-6  # what the order of sums in fp32 leaves after twelve steps
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +115,12 @@ def break_newest_checkpoint(folder: Path) -> None:
 
 
 def test_the_stages_agree_and_the_first_steps_are_those_of_plain_torch(base, unbroken):
-    reference = plain_torch_losses(base, unbroken(0), steps=4)
+    reference = plain_torch_losses(base, unbroken(0), steps=STEPS)
     for zero in range(4):
         steps = tiny.history(unbroken(zero))
-        losses, norms = [step[1] for step in steps[:4]], [step[2] for step in steps[:4]]
-        assert losses == pytest.approx([loss for loss, _ in reference], rel=2e-5)
-        assert norms == pytest.approx([norm for _, norm in reference], rel=2e-4)
+        losses, norms = [step[1] for step in steps], [step[2] for step in steps]
+        assert losses == pytest.approx([loss for loss, _ in reference], rel=RELATIVE)
+        assert norms == pytest.approx([norm for _, norm in reference], rel=100 * RELATIVE)
         samples = [step[3] for step in steps]
         assert samples == [[8 * k, 8 * k + 8] for k in range(STEPS)]
 
@@ -157,7 +158,8 @@ def plain_torch_losses(base: Path, run: Path, steps: int) -> list[tuple[float, f
 
 def test_sigterm_saves_and_ends_with_75_and_the_same_command_goes_on(base, unbroken):
     folder = base / "stopped"
-    process = tiny.start(*arguments(base, 2), folder)
+    # With numpy's threads in the launcher: a signal must not find one that lets it end the process.
+    process = tiny.start(*arguments(base, 2), folder, OPENBLAS_NUM_THREADS="4")
     tiny.wait_until((folder / "config.toml").exists, process)
     process.send_signal(signal.SIGTERM)  # before the ranks listen: it waits for them
     _, told = process.communicate(timeout=90)
@@ -251,10 +253,14 @@ def test_bad_batches_are_refused_skipped_and_rolled_back_and_a_kill_changes_noth
     twin.mkdir()  # a run that is given the decisions from the start
     shutil.copy(whole / "config.toml", twin)
     (twin / "events.jsonl").write_text("".join(json.dumps(d) + "\n" for d in decisions))
+    process = tiny.start("resume", twin)
+    tiny.wait_until(lambda: len(tiny.lines(twin / "metrics.jsonl")) > 50, process)
+    tiny.kill(process.pid)  # and goes on from a checkpoint behind the samples left out
+    process.communicate(timeout=60)
     given = tiny.run("resume", twin)
     assert given.returncode == 0, given.stderr
     assert_equal_runs(twin, whole)
-    assert not tiny.lines(twin / "attempts.jsonl")
+    assert not [a for a in tiny.lines(twin / "attempts.jsonl") if "refused" in a]
 
 
 def test_a_dry_run_touches_nothing_and_changed_data_is_refused(base, unbroken):

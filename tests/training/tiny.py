@@ -77,11 +77,10 @@ def run(
     )
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Start a ptool command."""
-    return subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+def start(*arguments: str | Path, **variables: str) -> subprocess.Popen[str]:
+    """Start a ptool command, with more environment variables."""
+    env = environment() | variables
+    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
