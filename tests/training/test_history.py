@@ -131,7 +131,7 @@ def publish(run: Path, step: int, details: dict[str, object] | None = None) -> P
     manifest = new_manifest(
         folders.STAGE,
         {},
-        details={"step": step, "tokens": step * 256} | details,
+        details=details or {"step": step, "tokens": step * 256},
         files=list_files(folder, ["weights.pt"]),
     )
     (folder / "manifest.json").write_bytes(encode_manifest(manifest))
