@@ -68,7 +68,7 @@ def _run(arguments: list[str]) -> int:
             from ptool.plugins import unknown
 
             raise unknown("option" if name.startswith("-") else "command", name, COMMANDS)
-        _listen(COMMANDS[name])
+        _listen()
         return _call(COMMANDS[name], arguments[1:])
     except PtoolError as error:
         current().error(error)
@@ -194,10 +194,11 @@ def _usage_error(command: Command, parser: Any, error: Any) -> PtoolError:
     return UsageError(text[:1].lower() + text[1:], hint=f"ptool {command.name} --help")
 
 
-def _listen(command: Command) -> None:
-    """Install the handlers. A signal that the caller made us ignore (`nohup`, `&` in a script) stays ignored."""
-    if command.own_signals:
-        return
+def _listen() -> None:
+    """Install the handlers. A signal that the caller made us ignore (`nohup`, `&` in a script) stays ignored.
+
+    `train` and `resume` replace them while ranks run: there a signal means save and stop (training/launch.py).
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)

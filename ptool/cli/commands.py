@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """A row of the table. `own_signals`: the command turns SIGINT, SIGTERM and SIGUSR1 into "save and stop" itself."""
+    """A row of the table."""
 
     name: str
     summary: str
     function: str
     group: str
-    own_signals: bool = False
 
     @property
     def module(self) -> str:
@@ -34,8 +33,8 @@ COMMANDS = {
         Command("tokenize", "Turn a document stream into token shards.", "tokenize", "Tokens"),
         Command("pack", "Pack token shards into rows of one length.", "pack", "Tokens"),
         Command("estimate-cost", "Say what a training run will cost.", "estimate_cost", "Model"),
-        Command("train", "Train a model on packed rows.", "train", "Model", own_signals=True),
-        Command("resume", "Go on with a training run.", "resume", "Model", own_signals=True),
+        Command("train", "Train a model on packed rows.", "train", "Model"),
+        Command("resume", "Go on with a training run.", "resume", "Model"),
         Command("eval", "Measure a model's loss, perplexity and bits per byte.", "eval_", "Model"),
         Command("demo", "Run the whole pipeline on this machine's own documentation.", "demo", "Model"),
     )

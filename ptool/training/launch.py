@@ -34,7 +34,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -48,6 +48,7 @@ PARENT_VARIABLE = "PTOOL_LAUNCHER_PID"
 PEER_LOST = "a rank was lost"
 SECONDS_TO_END = 5  # for ranks whose peer died: gloo tells them within milliseconds, a busy GPU may not
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_PREFIX = "ptool-train-"  # of the launcher's temporary folder, followed by its pid
 
 
 def external_rank() -> dict[str, str] | None:
@@ -68,30 +69,46 @@ def external_rank() -> dict[str, str] | None:
     return None
 
 
-def launch(run: Path, ranks: int, reporter: Reporter) -> None:
+class Launchpad(NamedTuple):
+    """What a launch needs before it can start: a folder that ranks and launcher share, and the signals that arrived."""
+
+    folder: Path
+    arrived: queue.SimpleQueue[int]
+
+
+@contextlib.contextmanager
+def launchpad() -> Iterator[Launchpad]:
+    """From here on a stop signal means save and stop: one that comes before the ranks do waits for them."""
+    _remove_orphans()
+    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as name:
+        folder = Path(name)
+        with _stop_signals_queued(folder) as arrived:
+            yield Launchpad(folder, arrived)
+
+
+def launch(run: Path, ranks: int, pad: Launchpad, reporter: Reporter) -> None:
     """Run `ranks` ranks on `run` until they are done; returns when they finished the run.
 
     Raises the error of the rank that failed first, StoppedAndSaved among them.
     """
-    with tempfile.TemporaryDirectory(prefix="ptool-train-") as name, _stop_signals_queued(Path(name)) as arrived:
-        folder = Path(name)
-        finished = threading.Event()
-        threads = [
-            threading.Thread(target=_pass_signals_on, args=(folder, ranks, arrived, finished, reporter), daemon=True),
-            threading.Thread(target=_relay, args=(_open_pipe(folder), finished, reporter), daemon=True),
-        ]
+    folder = pad.folder
+    finished = threading.Event()
+    threads = [
+        threading.Thread(target=_pass_signals_on, args=(pad, ranks, finished, reporter), daemon=True),
+        threading.Thread(target=_relay, args=(_open_pipe(folder), finished, reporter), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    os.environ[PARENT_VARIABLE] = str(os.getpid())
+    try:
+        exit_codes = _run_elastic(run, ranks)
+    finally:
+        finished.set()
         for thread in threads:
-            thread.start()
-        os.environ[FOLDER_VARIABLE] = name
-        os.environ[PARENT_VARIABLE] = str(os.getpid())
-        try:
-            exit_codes = _run_elastic(run, ranks)
-        finally:
-            finished.set()
-            for thread in threads:
-                thread.join(timeout=2)
-        if exit_codes is not None:
-            raise _outcome(folder, exit_codes, run)
+            thread.join(timeout=2)
+    if exit_codes is not None:
+        raise _outcome(folder, exit_codes, run)
 
 
 def follow_launcher() -> None:
@@ -218,20 +235,26 @@ def _stop_signals_queued(folder: Path) -> Iterator[queue.SimpleQueue[int]]:
             signal.signal(number, handlers[number])
 
 
-def _pass_signals_on(
-    folder: Path, ranks: int, arrived: queue.SimpleQueue[int], finished: threading.Event, reporter: Reporter
-) -> None:
+def _pass_signals_on(pad: Launchpad, ranks: int, finished: threading.Event, reporter: Reporter) -> None:
     """Pass the first signal on once all ranks listen."""
     waiting: int | None = None
     while not finished.is_set():
-        pids = _announced(folder)
+        pids = _announced(pad.folder)
         if waiting is not None and len(pids) == ranks:
             for pid in pids:
                 _send(pid, waiting)
             return
         with contextlib.suppress(queue.Empty):
-            waiting = arrived.get(timeout=0.05)
+            waiting = pad.arrived.get(timeout=0.05)
             reporter.notice(f"{_signal_name(waiting)}: saving, then stopping; once more to stop at once")
+
+
+def _remove_orphans() -> None:
+    """Remove what launchers that were killed left in the temporary folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _announced(folder: Path) -> list[int]:

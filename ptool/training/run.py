@@ -37,7 +37,7 @@ from ptool.training.config import RunConfig, Table, as_tables, from_toml, to_tom
 from ptool.training.finish import STAGE, identity
 from ptool.training.rank import CONFIG, work
 from ptool.training.resolving import RESUMABLE, DataFacts, MachineFacts, overlay, resolve, settings_table
-from ptool.training.signals import STOP_SIGNALS, StopRequest
+from ptool.training.signals import StopRequest
 
 Standing = Literal["new", "unfinished", "finished"]
 _OURS = (CONFIG, MANIFEST, "run.json", history.EVENTS, history.METRICS, history.ATTEMPTS, folders.FOLDER, curves.FOLDER)
@@ -177,24 +177,20 @@ def _run(plan: Plan, *, force: bool, reporter: Reporter) -> Report:
     external = launch.external_rank()
     if external is not None:
         return _be_a_rank(plan, external, force=force, reporter=reporter)
-    import signal
-
-    # Before torch starts threads: a thread that lets signals in would take them from the one that waits for them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    with describing_os_errors(plan.run):
-        plan.run.mkdir(parents=True, exist_ok=True)
-    lock = locks.acquire(plan.run, locks.LAUNCHER, grace=0)
-    record = RunRecord()
-    try:
-        locks.expect_no_ranks(plan.run)
-        if plan.standing == "unfinished":
-            reporter.notice(f"{plan.run} holds this run, unfinished: resuming it")
-        _prepare(plan, force=force)
-        launch.launch(plan.run, plan.config.parallel.ranks, reporter)
-        record.write(plan.run)
-    finally:
-        lock.release()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    with launch.launchpad() as pad:
+        with describing_os_errors(plan.run):
+            plan.run.mkdir(parents=True, exist_ok=True)
+        lock = locks.acquire(plan.run, locks.LAUNCHER, grace=0)
+        record = RunRecord()
+        try:
+            locks.expect_no_ranks(plan.run)
+            if plan.standing == "unfinished":
+                reporter.notice(f"{plan.run} holds this run, unfinished: resuming it")
+            _prepare(plan, force=force)
+            launch.launch(plan.run, plan.config.parallel.ranks, pad, reporter)
+            record.write(plan.run)
+        finally:
+            lock.release()
     return _finished(plan.run)
 
 
