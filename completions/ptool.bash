@@ -48,11 +48,17 @@ _ptool() {
         "dedup --mode") _ptool_words "exact minhash"; return ;;
         "dedup --threshold")  return ;;
         "dedup --ngram")  return ;;
+        "dedup --shingle") _ptool_words "word char"; return ;;
+        "dedup --words") _ptool_words "cjk whitespace"; return ;;
         "dedup --num-perm")  return ;;
         "dedup --bands")  return ;;
         "dedup --rows")  return ;;
-        "dedup --verify") _ptool_words "signature none"; return ;;
+        "dedup --scheme") _ptool_words "affine32 legacy"; return ;;
+        "dedup --compat") _ptool_words "none datatrove"; return ;;
+        "dedup --verify") _ptool_words "exact signature none"; return ;;
         "dedup --max-bucket")  return ;;
+        "dedup --tmp-dir") _ptool_paths -d; return ;;
+        "dedup --max-memory")  return ;;
         "dedup --seed")  return ;;
         "dedup --shard")  return ;;
         "dedup --jobs"|"dedup -j")  return ;;
@@ -131,7 +137,7 @@ _ptool() {
     esac
     case "$command $cur" in
         "filter -"*) _ptool_words "--output -o --rejects --preset --rule --words --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --ngram --num-perm --bands --rows --verify --max-bucket --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;

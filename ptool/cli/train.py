@@ -78,6 +78,22 @@ def train(
     finish(plan, dry_run=dry_run, force=force)
 
 
+def manual() -> str:
+    """The manual's table of every setting, from the same declarations that the run reads."""
+    from ptool.training.config import settings
+
+    rows = "\n".join(
+        f"{name} = {default} :: {meaning[:1].upper()}{meaning[1:]}." for name, default, meaning in settings()
+    )
+    return (
+        "SETTINGS\n\n"
+        "Every setting can stand in the file of --config, as TOML tables, or be given with --set. --set wins over the "
+        "other options, they win over the file, and the file over these defaults. What a run uses, all of it, is in its "
+        "config.toml. `[model]` takes size, a name, or a shape: layers, hidden, heads, kv_heads, ffn_hidden.\n\n"
+        f"{rows}"
+    )
+
+
 def finish(plan: runs.Plan, *, dry_run: bool, force: bool = False) -> None:
     """Print the plan, or carry it out and print the run's line."""
     out = output.current()
