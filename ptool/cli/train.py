@@ -88,7 +88,7 @@ def manual() -> str:
     return (
         "SETTINGS\n\n"
         "Every setting can stand in the file of --config, as TOML tables, or be given with --set. --set wins over the "
-        "other options, they win over the file, and the file over these defaults. What a run uses, all of it, is in its "
+        "other options, they win over the file, and the file over these defaults. What a run uses is all in its "
         "config.toml. `[model]` takes size, a name, or a shape: layers, hidden, heads, kv_heads, ffn_hidden.\n\n"
         f"{rows}"
     )
