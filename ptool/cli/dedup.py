@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from ptool.cli import options as opt
 from ptool.cli.output import current
 from ptool.errors import UsageError
-from ptool.units import parse_count, parse_fraction
+from ptool.units import parse_bytes, parse_count, parse_fraction
 
 
 def dedup(
@@ -25,23 +26,45 @@ def dedup(
             parser=parse_fraction, metavar="SIMILARITY", help="Jaccard similarity from which texts are twins."
         ),
     ] = 0.8,
-    ngram: Annotated[int, typer.Option(parser=parse_count, metavar="N", help="Words of a shingle.")] = 5,
+    ngram: Annotated[int, typer.Option(parser=parse_count, metavar="N", help="Words or characters of a shingle.")] = 5,
+    shingle: Annotated[Literal["word", "char"], typer.Option(help="What shingles are runs of.")] = "word",
+    words: Annotated[
+        Literal["cjk", "whitespace"], typer.Option(help="What a word is: every ideograph too, or what spaces separate.")
+    ] = "cjk",
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="Compare without case, punctuation, digits, accents.")
+    ] = False,
     num_perm: Annotated[
         int, typer.Option(parser=parse_count, metavar="N", help="Permutations: values of a signature.")
     ] = 112,
     bands: Annotated[
-        int | None, typer.Option(parser=parse_count, metavar="N", help="Bands; default: chosen, see below.")
+        str | None,
+        typer.Option(metavar="N|datasketch", help="Bands, with --rows; or datasketch's optimum; default: see below."),
     ] = None,
     rows: Annotated[
         int | None, typer.Option(parser=parse_count, metavar="N", help="Signature values of a band; with --bands.")
     ] = None,
+    scheme: Annotated[
+        Literal["affine32", "legacy"], typer.Option(help="Permutations of datasketch 2, or those before it.")
+    ] = "affine32",
+    compat: Annotated[
+        Literal["none", "datatrove"], typer.Option(help="Another tool's texts, arithmetic and bands.")
+    ] = "none",
     verify: Annotated[
-        Literal["signature", "none"],
-        typer.Option(help="Compare signatures before dropping; none drops whatever shares a band."),
-    ] = "signature",
+        Literal["exact", "signature", "none"],
+        typer.Option(help="What decides about a candidate: its shingles, its signature, or that it is one."),
+    ] = "exact",
     max_bucket: Annotated[
         int, typer.Option(parser=parse_count, metavar="N", help="Kept documents that a bucket remembers.")
     ] = 256,
+    tmp_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where shingle sets are kept meanwhile; default $TMPDIR or /var/tmp."),
+    ] = None,
+    max_memory: Annotated[
+        int | None,
+        typer.Option(parser=parse_bytes, metavar="BYTES", help="What the index may take; default: what is free."),
+    ] = None,
     seed: opt.Seed = 1,
     dry_run: opt.DryRun = False,
     shard: opt.Shard = None,
@@ -62,14 +85,18 @@ def dedup(
     named, of equally similar ones the earliest. Kept lines go out as the same bytes.
 
     Similarity is Jaccard's, of the sets of 5-word shingles; every ideograph and kana is a word, a text of fewer words
-    is one shingle, a text without words is compared by its exact text only. It is estimated from MinHash signatures
-    (datasketch's `affine32`), and every candidate is checked against --threshold before it costs a document its place.
+    is one shingle, a text without words is compared by its exact text only. Candidates come from MinHash signatures
+    (datasketch's `affine32`), and each is verified before it costs a document its place: by the exact similarity of the
+    two sets of 32-bit shingle hashes, by --verify signature from the signatures (off by 0.04 near the threshold, with
+    112 permutations), by --verify none not at all: that removes texts which are no duplicates, and says how many.
 
     Candidates are documents that share a band of their signatures. Bands are chosen so that a pair at --threshold +
     0.05 is found with a probability of at least 0.985, with as few candidates as that allows (14 x 8 at 0.8); --bands
     and --rows override. A bucket remembers its first --max-bucket kept documents; comparisons left out are counted.
 
-    The index is in memory: about 670 bytes for each kept document (25 with --mode exact), and with --rejects its id.
+    The index is in memory: at most 360 bytes for each kept document (700 with --verify signature or none, 30 with
+    --mode exact), and with --rejects its id. The shingle sets are on disk, 4 bytes for each distinct shingle of a kept
+    document, in a file in --tmp-dir that is gone when the command ends, however it ends.
     --rejects gets every dropped document with its twin's id and their similarity. With `-o FOLDER/` every input has an
     output of its own; all share one index. --shard is refused: a twin may be in another task's files.
 
@@ -79,7 +106,7 @@ def dedup(
         ptool dedup crawl/*.jsonl.zst --mode exact -o unique/
     """
     from ptool.dedup import report
-    from ptool.dedup.config import DedupConfig
+    from ptool.dedup.config import configured
     from ptool.formats.ledger import ErrorPolicy
     from ptool.formats.stages import StreamOptions, refuse_terminal
 
@@ -89,13 +116,18 @@ def dedup(
             "--shard cannot split a deduplication: a document's twin may be in another task's files",
             hint="run it once over all files; --jobs uses all processors",
         )
-    config = DedupConfig(
+    config = configured(
+        compat,
+        bands,
         mode=mode,
         threshold=threshold,
         ngram=ngram,
+        shingle=shingle,
+        words=words,
+        normalize=normalize,
         num_perm=num_perm,
-        bands=bands,
         rows=rows,
+        scheme=scheme,
         seed=seed,
         verify=verify,
         max_bucket=max_bucket,
@@ -110,13 +142,20 @@ def dedup(
     if output in (None, "-"):
         refuse_terminal(compress == "zstd")
 
-    from ptool.dedup.run import Deduplication, dedup_to
+    from ptool.dedup.run import Deduplication, dedup_to, free_memory
     from ptool.text.batch import Keys
 
     policy = ErrorPolicy(on_error=on_error, max_errors=max_errors, rejects=rejects)
     options = StreamOptions(policy=policy, allow_empty=allow_empty, force=force, compress=compress == "zstd")
     keys = Keys(text=text_key, id=id_key, source=source_key)
-    work = Deduplication(config=config, keys=keys, options=options, jobs=opt.resolve_jobs(jobs))
+    work = Deduplication(
+        config=config,
+        keys=keys,
+        options=options,
+        jobs=opt.resolve_jobs(jobs),
+        tmp_dir=tmp_dir,
+        max_memory=max_memory or free_memory(),
+    )
     manifest = dedup_to(work, sources, output, reporter=out.reporter).manifest
     out.finish_progress()
     if out.json_mode and output not in (None, "-"):

@@ -12,11 +12,16 @@ a pair a little above the threshold with probability 0.985, the one in which dis
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
 
 from ptool.errors import UsageError
+from ptool.units import parse_count
+
+WordRule = Literal["cjk", "whitespace"]
+"""As in text.batch, which costs an import of numpy that `--dry-run` has no use for."""
 
 RECALL = 0.985
 """A pair at `threshold + MARGIN` is found with at least this probability."""
@@ -25,7 +30,10 @@ MARGIN = 0.05
 """How far above the threshold `RECALL` is promised: about one standard deviation of a 112-permutation estimate."""
 
 Mode = Literal["exact", "minhash"]
-Verify = Literal["signature", "none"]
+Verify = Literal["exact", "signature", "none"]
+Scheme = Literal["affine32", "legacy", "datatrove"]
+Shingle = Literal["word", "char"]
+BandRule = Literal["recall", "datasketch"]
 
 
 class Bands(msgspec.Struct, frozen=True):
@@ -47,8 +55,10 @@ class Bands(msgspec.Struct, frozen=True):
 class DedupConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that decides which documents are kept. Raises UsageError for values that make no sense.
 
-    `threshold` is a Jaccard similarity; `ngram` the words of a shingle; `bands` and `rows` go together (None: chosen by
-    `choose_bands`); `max_bucket` is how many kept documents a bucket remembers.
+    `threshold` is a Jaccard similarity; `ngram` the words or characters of a shingle; `bands` and `rows` go together
+    (None: chosen by `choose_bands`, or as datasketch does with `band_rule`); `max_bucket` is how many kept documents a
+    bucket remembers. `normalize` compares simplified texts (simplify.py). `scheme` is the formula of the permutations:
+    datasketch 2's, datasketch 1's, or datatrove's. `prefer` and `cluster` need all documents at hand (files.py).
     """
 
     mode: Mode = "minhash"
@@ -58,18 +68,34 @@ class DedupConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     bands: int | None = None
     rows: int | None = None
     seed: int = 1
-    verify: Verify = "signature"
+    verify: Verify = "exact"
     max_bucket: int = 256
+    band_rule: BandRule = "recall"
+    shingle: Shingle = "word"
+    words: WordRule = "cjk"
+    scheme: Scheme = "affine32"
+    normalize: bool = False
+    prefer: str = "first"
+    cluster: bool = False
 
     def __post_init__(self) -> None:
         _one_of("--mode", self.mode, ("exact", "minhash"))
-        _one_of("--verify", self.verify, ("signature", "none"))
+        _one_of("--verify", self.verify, ("exact", "signature", "none"))
+        _one_of("--bands", self.band_rule, ("recall", "datasketch"))
+        _one_of("--shingle", self.shingle, ("word", "char"))
+        _one_of("--words", self.words, ("cjk", "whitespace"))
+        _one_of("--scheme", self.scheme, ("affine32", "legacy", "datatrove"))
+        if self.prefer not in ("first", "longest") and not (self.prefer.startswith("source=") and self.preferred):
+            message = f"--prefer {self.prefer!r} is none of first, longest, source=NAME,NAME"
+            raise UsageError(message, hint="--prefer longest, or --prefer source=books,web")
         if not 0.0 < self.threshold <= 1.0:
             raise UsageError(f"--threshold {self.threshold} is no similarity", hint="above 0 and at most 1, as 0.8")
         _in_range("--ngram", self.ngram, 1, 1000)
         _in_range("--num-perm", self.num_perm, 1, 1 << 16)
         _in_range("--seed", self.seed, 0, (1 << 32) - 1)
         _in_range("--max-bucket", self.max_bucket, 1, (1 << 31) - 1)
+        if self.band_rule != "recall" and (self.bands is not None or self.rows is not None):
+            raise UsageError(f"--bands {self.band_rule} chooses the rows as well", hint="leave out --rows")
         if (self.bands is None) != (self.rows is None):
             raise UsageError("--bands and --rows go together", hint="--bands 14 --rows 8")
         if self.bands is not None and self.rows is not None:
@@ -82,35 +108,58 @@ class DedupConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                     hint=f"--num-perm {self.bands * self.rows}",
                 )
         elif self.mode == "minhash":
-            choose_bands(self.threshold, self.num_perm)
+            self.layout  # noqa: B018  # refuses what has none
+
+    @classmethod
+    def datatrove(cls, **changes: Any) -> DedupConfig:
+        """As datatrove: simplified text, its arithmetic over 64-bit hashes, 14 bands of 8, no short texts.
+
+        Words are told apart by white space: its own splitter for English is a spaCy model. Kept documents still are the
+        first ones, and candidates are still verified as `verify` says.
+        """
+        fixed: dict[str, Any] = {
+            "scheme": "datatrove",
+            "normalize": True,
+            "words": "whitespace",
+            "bands": 14,
+            "rows": 8,
+        }
+        return cls(**{**fixed, **changes})
+
+    @property
+    def preferred(self) -> list[str]:
+        """The sources of `--prefer source=a,b`, the first being the most preferred."""
+        return [name for name in self.prefer.removeprefix("source=").split(",") if name]
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether the decision takes all documents at once, which a stream cannot give."""
+        return self.prefer != "first" or self.cluster
 
     @property
     def layout(self) -> Bands:
         """The bands and rows in force."""
         if self.bands is not None and self.rows is not None:
             return Bands(self.bands, self.rows)
+        if self.band_rule == "datasketch":
+            return datasketch_bands(self.threshold, self.num_perm)
         return choose_bands(self.threshold, self.num_perm)
-
-    @property
-    def min_matches(self) -> int:
-        """The least number of equal signature values that verification accepts."""
-        if self.verify == "none":
-            return 0
-        return next(m for m in range(self.num_perm + 1) if m / self.num_perm >= self.threshold)
 
     def record(self) -> dict[str, Any]:
         """What the manifest says: every parameter that determines the result, with the names of the functions used."""
+        found: dict[str, Any] = {"mode": self.mode, "hash": "xxh3-128", "normalize": self.normalize}
+        if self.needs_files:
+            found |= {"prefer": self.prefer, "cluster": self.cluster}
         if self.mode == "exact":
-            return {"mode": self.mode, "hash": "xxh3-128"}
+            return found
         layout = self.layout
         return {
-            "mode": self.mode,
-            "hash": "xxh3-128",
+            **found,
             "threshold": self.threshold,
-            "shingle": "word",
-            "words": "cjk",
+            "shingle": self.shingle,
+            "words": self.words if self.shingle == "word" else None,
             "ngram": self.ngram,
-            "scheme": "affine32",
+            "scheme": self.scheme,
             "num_perm": self.num_perm,
             "seed": self.seed,
             "bands": layout.bands,
@@ -120,6 +169,23 @@ class DedupConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         }
 
 
+def configured(compat: str, bands: str | None, **given: Any) -> DedupConfig:
+    """The configuration of a command line: `compat` none or datatrove, `bands` a number or "datasketch"."""
+    if bands == "datasketch":
+        given["band_rule"] = "datasketch"
+    elif bands is not None:
+        given["bands"] = parse_count(bands)
+    if compat == "none":
+        return DedupConfig(**given)
+    clashing = [f"--{name}" for name, default in (("words", "cjk"), ("scheme", "affine32")) if given[name] != default]
+    clashing += ["--shingle"] if given["shingle"] != "word" else []
+    if clashing:
+        raise UsageError(f"--compat {compat} says what {', '.join(clashing)} would", hint="give one of them")
+    kept = {name: value for name, value in given.items() if name not in ("words", "scheme", "normalize")}
+    return DedupConfig.datatrove(**{name: value for name, value in kept.items() if value is not None})
+
+
+@lru_cache(maxsize=64)
 def choose_bands(threshold: float, num_perm: int) -> Bands:
     """The layout of fewest candidates that finds a pair at threshold + 0.05 with probability >= 0.985.
 
@@ -145,6 +211,15 @@ def choose_bands(threshold: float, num_perm: int) -> Bands:
             hint=f"--num-perm {needed} or more, or choose --bands and --rows yourself",
         )
     return best[1]
+
+
+@lru_cache(maxsize=8)
+def datasketch_bands(threshold: float, num_perm: int) -> Bands:
+    """The optimum of datasketch: false positives and false negatives weigh the same."""
+    from datasketch import MinHashLSH
+
+    found = MinHashLSH(threshold=threshold, num_perm=num_perm)
+    return Bands(found.b, found.r)
 
 
 def _fewest_bands(rows: int, target: float, most: int) -> Bands | None:

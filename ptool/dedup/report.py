@@ -11,6 +11,12 @@ from ptool.formats.manifests import Manifest
 CURVE = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 """Similarities at which the plan shows the probability of being found."""
 
+_VERIFIED = {
+    "exact": "the exact Jaccard similarity of the shingle sets",
+    "signature": "the similarity of the signatures",
+    "none": "nothing: whatever shares a band is dropped",
+}
+
 Rows = list[tuple[str, str]]
 
 
@@ -29,11 +35,11 @@ def plan_rows(config: DedupConfig, inputs: Sequence[str], output: str | None) ->
     rows = [("mode", config.mode), ("inputs", f"{len(inputs)}: {', '.join(inputs)}"), ("output", output or "stdout")]
     if config.mode == "minhash":
         layout = config.layout
-        curve = ", ".join(f"{at:g}: {100 * layout.probability(at):.1f} %" for at in CURVE)
         rows += [
-            ("similarity", f">= {config.threshold:g} of {config.ngram}-word shingles, verify by {config.verify}"),
+            ("similarity", f">= {config.threshold:g} of {config.ngram}-{config.shingle} shingles"),
+            ("verified by", _VERIFIED[config.verify]),
             ("bands", _bands_text(layout, config.num_perm)),
-            ("pairs found", curve),
+            ("pairs found", _curve_text(layout)),
             ("bucket", f"remembers {config.max_bucket:,} kept documents"),
         ]
     return rows
@@ -51,9 +57,13 @@ def summary(manifest: Manifest) -> Rows:
         rows.append(("rejected", _part_of(counts.rejected, counts.read)))
     if config["mode"] == "minhash":
         candidates, refused = details["candidates"], details["refused_by_verification"]
-        checked = "none verified" if config["verify"] == "none" else f"{refused:,} refused by verification"
+        checked = f"{refused:,} refused by verification"
+        if config["verify"] == "none":
+            checked = f"none verified, {details['below_threshold_unchecked']:,} of them below the threshold by estimate"
         rows.append(("bands", _bands_text(Bands(config["bands"], config["rows"]), config["num_perm"])))
         rows.append(("pairs compared", f"{candidates:,}, {checked} (threshold {config['threshold']:g})"))
+        layout = Bands(config["bands"], config["rows"])
+        rows.append(("pairs found", _curve_text(layout)))
         if details["not_compared"]:
             rows.append(("pairs not compared", f"{details['not_compared']:,}: full buckets, see --max-bucket"))
     return rows
@@ -70,6 +80,10 @@ def summary_json(manifest: Manifest) -> dict[str, Any]:
 
 def _bands_text(layout: Bands, num_perm: int) -> str:
     return f"{layout.bands} x {layout.rows} of {num_perm} permutations: (1/b)^(1/r) = {layout.threshold:.3f}"
+
+
+def _curve_text(layout: Bands) -> str:
+    return ", ".join(f"{at:g}: {100 * layout.probability(at):.1f} %" for at in CURVE)
 
 
 def _part_of(part: int, whole: int) -> str:

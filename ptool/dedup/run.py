@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from ptool.formats.streams import Lines
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import BadLine, Batch, Keys, decode
 from ptool.text.characters import UNICODE_VERSION
+from ptool.units import format_bytes
 
 _WORKER_MODULES = ("ptool.dedup.signatures", "datasketch")
 
@@ -42,6 +44,10 @@ class Deduplication(msgspec.Struct, frozen=True, kw_only=True):
     keys: Keys = Keys()
     options: StreamOptions = StreamOptions()
     jobs: int = 1
+    tmp_dir: Path | None = None
+    """Where exact verification keeps shingle sets while it runs; None: $TMPDIR or /var/tmp."""
+    max_memory: int | None = None
+    """Bytes that the index may take."""
 
     def record(self) -> dict[str, Any]:
         """What the manifest records. Which characters are words of their own depends on the Unicode version."""
@@ -104,12 +110,16 @@ def dedup_stream(
     with run:
         if run.up_to_date:
             return run.finish()
-        resolver = Resolver(work.config)
         ids = KeptIds() if rejects is not None else None
         describing = partial(describe_lines, config=work.config, keys=work.keys)
-        for described in ordered_map(describing, run.lines(), jobs=work.jobs, preload=_WORKER_MODULES):
-            _write(run, described, resolver.resolve(described.description), ids)
-        return run.finish(details=resolver.counters)
+        with Resolver(
+            work.config, spool_folder=work.tmp_dir, max_memory=work.max_memory, reporter=reporter
+        ) as resolver:
+            for described in ordered_map(describing, run.lines(), jobs=work.jobs, preload=_WORKER_MODULES):
+                _write(run, described, resolver.resolve(described.description), ids)
+            details = resolver.counters
+            reporter.notice(index_notice(resolver))
+        return run.finish(details=details)
 
 
 def dedup_folder(
@@ -132,6 +142,25 @@ def dedup_folder(
     manifest = _folder_manifest(report.manifest, folder, plan.outputs)
     write_bytes(folder / MANIFEST, encode_manifest(manifest) + b"\n")
     return msgspec.structs.replace(report, manifest=manifest, output=folder)
+
+
+def index_notice(resolver: Resolver) -> str:
+    """What the index took, for a person: it depends on how memory was reserved, so no manifest has it."""
+    said = f"the index of {resolver.num_kept:,} kept documents took {format_bytes(resolver.num_bytes)} of memory"
+    return f"{said} and {format_bytes(resolver.spool_bytes)} of disk" if resolver.spool_bytes else said
+
+
+def free_memory() -> int | None:
+    """Nine tenths of what this machine and its cgroup have free, in bytes; None where neither says."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        found.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
+    return max(1, min(found) * 9 // 10) if found else None
 
 
 def describe_lines(lines: Lines, config: DedupConfig, keys: Keys) -> Described:

@@ -6,7 +6,8 @@ Everything is a public function of the text, so that anyone can recompute it wit
 - a shingle is n consecutive words joined by one space, its hash is `xxh64` of those bytes with seed 0
   (`xxhash.xxh64_intdigest(" ".join(words))`; datatrove's base hash is the same function);
 - a signature is datasketch 2's `MinHash(num_perm, seed, hashfunc, scheme="affine32")` over the shingles of a text, with
-  `hashfunc = lambda shingle: xxhash.xxh64_intdigest(shingle) & 0xFFFFFFFF`, equal to the bit.
+  `hashfunc = lambda shingle: xxhash.xxh64_intdigest(shingle) & 0xFFFFFFFF`, equal to the bit; or, on request, that of
+  its scheme "legacy" (`sign_modulo`), or datatrove's, which is the same formula over 64-bit hashes.
 
 Words are copied once into a buffer with single spaces between them. Each shingle is then a slice of that buffer, so
 hashing needs no memory of its own, whatever stood between the words in the text (nothing, in Chinese).
@@ -64,18 +65,18 @@ def hash_texts(text: Bytes, offsets: Offsets) -> Hashes:
 
 
 def hash_shingles(
-    text: Bytes, starts: Offsets, ends: Offsets, doc_offsets: Offsets, ngram: int
+    text: Bytes, starts: Offsets, ends: Offsets, doc_offsets: Offsets, ngram: int, *, short_texts: bool = True
 ) -> tuple[Hashes, Offsets]:
     """xxh64 of every run of `ngram` words of every text, in text order, repeated shingles included.
 
     Words are `text[starts[w]:ends[w]]`; text i has the words `doc_offsets[i]:doc_offsets[i + 1]`. A text of 1 to
-    `ngram - 1` words has one shingle, made of all of them; a text without words has none.
+    `ngram - 1` words has one shingle, made of all of them (none without `short_texts`); one without words has none.
 
     Returns the hashes and where each text's begin, int64[n + 1].
     """
     joined, joined_starts = _join_words(text, starts, ends)
     num_words = np.diff(doc_offsets)
-    num_shingles = np.where(num_words == 0, 0, np.maximum(num_words - (ngram - 1), 1))
+    num_shingles = np.where(num_words == 0, 0, np.maximum(num_words - (ngram - 1), int(short_texts)))
     shingle_offsets = np.zeros(len(doc_offsets), dtype=np.int64)
     np.cumsum(num_shingles, out=shingle_offsets[1:])
     hashes = np.empty(int(shingle_offsets[-1]), dtype=np.uint64)
@@ -92,6 +93,19 @@ def sign(hashes: Hashes, shingle_offsets: Offsets, permutations: Signatures) -> 
     num_texts = len(shingle_offsets) - 1
     signatures = np.full((num_texts, permutations.shape[1]), EMPTY_SIGNATURE_VALUE, dtype=np.uint32)
     _fill_signatures(hashes, shingle_offsets, permutations[0].copy(), permutations[1].copy(), signatures)
+    return signatures
+
+
+def sign_modulo(hashes: Hashes, shingle_offsets: Offsets, permutations: Hashes, value_bits: int) -> Hashes:
+    """MinHash signatures by `(a * h + b) % (2^61 - 1)`, uint64[n, num_perm]; the product wraps at 2^64.
+
+    `permutations` is uint64[2, num_perm]. `value_bits` 32: low halves of the hashes go in and low halves come out,
+    as in datasketch's scheme "legacy"; 64: whole ones, as in datatrove. The wrapping is a flaw of both (the textbook
+    formula does not wrap), and is what makes the values theirs. A text without shingles gets the greatest value.
+    """
+    limit = _u64(0xFFFFFFFF) if value_bits == 32 else _u64(0xFFFFFFFFFFFFFFFF)
+    signatures = np.full((len(shingle_offsets) - 1, permutations.shape[1]), limit, dtype=np.uint64)
+    _fill_modulo(hashes, shingle_offsets, permutations[0].copy(), permutations[1].copy(), limit, signatures)
     return signatures
 
 
@@ -259,4 +273,24 @@ def _fill_signatures(
                 lowest = signatures[doc, permutation]
                 for i in range(size):
                     lowest = min(lowest, _u32(_u32(multiplier * spread[i]) + addend))
+                signatures[doc, permutation] = lowest
+
+
+@kernel
+def _fill_modulo(
+    hashes: Hashes, shingle_offsets: Offsets, multipliers: Hashes, addends: Hashes, limit: np.uint64, signatures: Hashes
+) -> None:
+    prime = (_u64(1) << _u64(61)) - _u64(1)
+    for doc in range(len(shingle_offsets) - 1):
+        for block in range(shingle_offsets[doc], shingle_offsets[doc + 1], _BLOCK):
+            end = min(block + _BLOCK, shingle_offsets[doc + 1])
+            for permutation in range(len(multipliers)):
+                multiplier, addend = multipliers[permutation], addends[permutation]
+                lowest = signatures[doc, permutation]
+                for i in range(block, end):
+                    product = _u64(multiplier * (hashes[i] & limit)) + addend
+                    # A Mersenne prime: what lies above bit 61 is added to what lies below.
+                    rest = (product & prime) + (product >> _u64(61))
+                    rest = rest - prime if rest >= prime else rest
+                    lowest = min(lowest, _u64(rest & limit))
                 signatures[doc, permutation] = lowest

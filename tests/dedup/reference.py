@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -23,7 +23,7 @@ WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\u3040-\u30ff]|[^\s\u3400-\u4dbf\
 class Verdict(NamedTuple):
     rule: str
     twin: int
-    matches: int
+    similarity: float
 
 
 class Outcome(NamedTuple):
@@ -57,24 +57,37 @@ def signature(text: str, config: DedupConfig) -> tuple[int, ...] | None:
     return tuple(minhash.hashvalues.tolist())
 
 
+def shingle_set(text: str, config: DedupConfig) -> frozenset[int]:
+    return frozenset(xxhash.xxh64_intdigest(one) & 0xFFFFFFFF for one in shingles(text, config.ngram))
+
+
 def dedup_texts(texts: Iterable[str], config: DedupConfig) -> Outcome:
-    documents = [(text, signature(text, config) if config.mode == "minhash" else None) for text in texts]
+    if config.mode == "exact":
+        return dedup_signatures([(text, None) for text in texts], config)
+    documents = [(text, signature(text, config), shingle_set(text, config)) for text in texts]
     return dedup_signatures(documents, config)
 
 
-def dedup_signatures(documents: Sequence[tuple[object, tuple[int, ...] | None]], config: DedupConfig) -> Outcome:
-    """`documents` are (anything that is equal for equal texts, signature or None)."""
+def similarity_of(one: Sequence[Any], other: Sequence[Any], config: DedupConfig) -> float:
+    if config.verify == "exact":
+        return len(one[2] & other[2]) / len(one[2] | other[2])
+    return sum(a == b for a, b in zip(one[1], other[1], strict=True)) / config.num_perm
+
+
+def dedup_signatures(documents: Sequence[tuple[Any, ...]], config: DedupConfig) -> Outcome:
+    """`documents` are (anything that is equal for equal texts, signature or None, set of shingles if needed)."""
     rows = config.layout.rows if config.mode == "minhash" else 0
     bands = config.layout.bands if config.mode == "minhash" else 0
     kept_texts: dict[object, int] = {}
-    kept_signatures: list[tuple[int, ...] | None] = []
+    kept: list[tuple[Any, ...]] = []
     buckets: dict[tuple[object, ...], list[int]] = {}
     late: dict[tuple[object, ...], int] = {}
-    counters = {"candidates": 0, "refused_by_verification": 0, "not_compared": 0}
+    counters = dict.fromkeys(["candidates", "refused_by_verification", "not_compared", "below_threshold_unchecked"], 0)
     verdicts = []
-    for text, values in documents:
+    for document in documents:
+        text, values = document[:2]
         if text in kept_texts:
-            verdicts.append(Verdict("exact-duplicate", kept_texts[text], 0))
+            verdicts.append(Verdict("exact-duplicate", kept_texts[text], 1.0))
             continue
         keys = []
         if values is not None:
@@ -84,18 +97,19 @@ def dedup_signatures(documents: Sequence[tuple[object, tuple[int, ...] | None]],
             counters["not_compared"] += sum(late.get(key, 0) for key in keys)
             twins = []
             for number in candidates:
-                other = kept_signatures[number]
-                assert other is not None
-                matches = sum(a == b for a, b in zip(values, other, strict=True))
-                if config.verify == "none" or matches / config.num_perm >= config.threshold:
-                    twins.append((-matches, number))
+                similarity = similarity_of(document, kept[number], config)
+                if similarity >= config.threshold:
+                    twins.append((-similarity, number))
+                elif config.verify == "none":
+                    counters["below_threshold_unchecked"] += 1
+                    twins.append((-similarity, number))
                 else:
                     counters["refused_by_verification"] += 1
             if twins:
-                matches, number = min(twins)
-                verdicts.append(Verdict("near-duplicate", number, -matches))
+                similarity, number = min(twins)
+                verdicts.append(Verdict("near-duplicate", number, -similarity))
                 continue
-        number = len(kept_signatures)
+        number = len(kept)
         for key in keys:
             bucket = buckets.setdefault(key, [])
             if len(bucket) < config.max_bucket:
@@ -103,8 +117,8 @@ def dedup_signatures(documents: Sequence[tuple[object, tuple[int, ...] | None]],
             else:
                 late[key] = late.get(key, 0) + 1
         kept_texts[text] = number
-        kept_signatures.append(values)
-        verdicts.append(Verdict("kept", -1, 0))
+        kept.append(document)
+        verdicts.append(Verdict("kept", -1, 0.0))
     return Outcome(verdicts, counters)
 
 

@@ -64,6 +64,9 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(tmp_path: Path, capsys: py
         (["--threshold", "1.5"], "1.5"),
         (["--bands", "20"], "--bands and --rows go together"),
         (["--mode", "fuzzy"], "fuzzy"),
+        (["--bands", "datasketch", "--rows", "8"], "--bands datasketch chooses the rows"),
+        (["--compat", "datatrove", "--scheme", "legacy"], "--compat datatrove says what --scheme would"),
+        (["--tmp-dir", "/absent"], "the folder for temporary files is missing"),
     ],
 )
 def test_a_call_that_makes_no_sense_is_refused_with_the_reason(

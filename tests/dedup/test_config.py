@@ -62,6 +62,10 @@ def test_bands_and_rows_given_by_hand_are_taken() -> None:
         ({"mode": "fuzzy"}, "fuzzy"),
         ({"verify": "maybe"}, "maybe"),
         ({"num_perm": 2}, "too few"),
+        ({"prefer": "shortest"}, "shortest"),
+        ({"prefer": "source="}, "source="),
+        ({"shingle": "byte"}, "byte"),
+        ({"scheme": "affine"}, "affine"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(options: dict[str, object], message: str) -> None:
@@ -69,11 +73,13 @@ def test_values_that_make_no_sense_are_refused(options: dict[str, object], messa
         DedupConfig(**options)  # type: ignore[arg-type]
 
 
-def test_the_least_number_of_matches_is_the_threshold_itself() -> None:
-    assert DedupConfig().min_matches == 90  # 89 / 112 = 0.795
-    assert DedupConfig(threshold=0.75).min_matches == 84  # 84 / 112 is 0.75
-    assert DedupConfig(threshold=1.0).min_matches == 112
-    assert DedupConfig(verify="none").min_matches == 0
+def test_datasketch_s_layout_on_request() -> None:
+    assert DedupConfig(band_rule="datasketch").layout == Bands(9, 12)
+
+
+def test_datatrove_s_layout_is_its_own_whatever_the_threshold() -> None:
+    config = DedupConfig.datatrove(threshold=0.7)
+    assert (config.layout, config.scheme, config.normalize) == (Bands(14, 8), "datatrove", True)
 
 
 def test_the_record_of_exact_mode_holds_nothing_that_exact_mode_ignores() -> None:

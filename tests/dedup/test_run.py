@@ -69,7 +69,7 @@ def test_every_dropped_line_names_its_twin_and_their_similarity(tmp_path: Path) 
             "stage": "dedup",
             "rule": verdict.rule,
             "twin": kept_ids[verdict.twin],
-            "similarity": verdict.matches / 112 if verdict.rule == "near-duplicate" else 1.0,
+            "similarity": verdict.similarity,
         }
         for verdict in outcome.verdicts
         if verdict.rule != "kept"
