@@ -152,7 +152,7 @@ class Engine:
         return float(loss_sum), int(num_targets)
 
     def weights(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's fp32 weights by name, on the CPU: on rank 0, None elsewhere.
+        """The whole model's fp32 weights by name, on the CPU: on rank 0, None elsewhere. An update may change them.
 
         At ZeRO-3 and in bf16 each parameter's fp32 master is gathered in turn, so a rank holds one at a time besides
         rank 0's copy.
