@@ -146,7 +146,7 @@ _ptool() {
         "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "resume -"*) _ptool_words "--set --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "eval -"*) _ptool_words "--checkpoint --packed --batch-tokens --device --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "demo -"*) _ptool_words "--out --keep --steps --corpus --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "demo -"*) _ptool_words "--out --keep --steps --dry-run --corpus --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "filter "*) _ptool_paths -f; ;;
         "dedup "*) _ptool_paths -f; ;;
         "status "*) _ptool_paths -d; ;;

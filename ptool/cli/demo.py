@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ptool import units
+from ptool.cli import options as opt
 from ptool.cli import output
 
 
@@ -17,6 +18,7 @@ def demo(
     steps: Annotated[
         int, typer.Option("--steps", parser=units.parse_count, metavar="N", help="Optimiser steps of the run.")
     ] = 150,
+    dry_run: opt.DryRun = False,
     corpus: Annotated[
         bool, typer.Option("--corpus", help="Only write the documents to stdout, as JSON lines.")
     ] = False,
@@ -41,6 +43,12 @@ def demo(
 
     screen = output.current()
     demonstration = Demo(out, steps=steps, say=screen.aside)
+    if dry_run:
+        commands = demonstration.commands()
+        screen.json({"folder": str(out), "commands": commands}) if screen.json_mode else screen.text(
+            "\n".join(commands)
+        )
+        return
     summary = demonstration.run()
     if not keep:
         demonstration.clean()

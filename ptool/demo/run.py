@@ -46,6 +46,9 @@ back_off = 8
 ramp_steps = 20
 """
 
+_EVALUATION = "ptool eval run/ --json > eval.json"
+_COST = "ptool estimate-cost --params 70e9 --tokens 2e12 -q"
+
 
 class Demo:
     """One demonstration in `folder`. `say` shows text to the person; `steps` is the length of the training run."""
@@ -59,6 +62,47 @@ class Demo:
         self.save_every = max(4, steps // 10)
         self.kill_at = steps // 2 + self.save_every // 3
         self.spoil_at = steps - 2 * self.save_every
+
+    @property
+    def _documents(self) -> str:
+        return (
+            "ptool demo --corpus | ptool filter --preset gopher-quality --rejects dropped.jsonl.zst"
+            " | ptool dedup --rejects twins.jsonl.zst -o clean.jsonl.zst"
+        )
+
+    @property
+    def _tokens(self) -> list[str]:
+        return [
+            "ptool train-tokenizer clean.jsonl.zst --vocab-size 2048 -o tok.model",
+            (
+                "ptool tokenize clean.jsonl.zst --tokenizer tok.model -o tok/"
+                " | ptool pack --seq-len 256 --holdout 2% -o packed/ > packed.line"
+            ),
+        ]
+
+    @property
+    def _training(self) -> str:
+        return (
+            "ptool train packed/ --config run.toml --zero 2 --ranks 2"
+            f" --max-steps {self.steps} --checkpoint-every {self.save_every} -o run/"
+        )
+
+    @property
+    def _resuming(self) -> str:
+        spoil = f"--set faults.bad_batch_at={self.spoil_at} --set faults.bad_batches=4"
+        return f"ptool resume run/ {spoil} > run.line"
+
+    def commands(self) -> list[str]:
+        """What `run` will do, in order."""
+        return [
+            self._documents,
+            *self._tokens,
+            f"{self._training} &",
+            f"kill -9 $!  # after step {self.kill_at}",
+            self._resuming,
+            _EVALUATION,
+            _COST,
+        ]
 
     def run(self) -> dict[str, Any]:
         """Run everything and return the summary; it is also in `demo.json`, beside the picture."""
@@ -102,27 +146,19 @@ class Demo:
 
     def _data(self) -> None:
         self._heading("Documents: the documentation inside this Python, filtered and deduplicated in one pipe")
-        self._shell(
-            "ptool demo --corpus | ptool filter --preset gopher-quality --rejects dropped.jsonl.zst"
-            " | ptool dedup --rejects twins.jsonl.zst -o clean.jsonl.zst"
-        )
+        self._shell(self._documents)
         self._heading("Tokens: a vocabulary of their own, then rows of 256 with 2 % of the documents held out")
-        self._shell("ptool train-tokenizer clean.jsonl.zst --vocab-size 2048 -o tok.model")
-        self._shell(
-            "ptool tokenize clean.jsonl.zst --tokenizer tok.model -o tok/"
-            " | ptool pack --seq-len 256 --holdout 2% -o packed/ > packed.line"
-        )
+        for command in self._tokens:
+            self._shell(command)
 
     def _train_and_kill(self) -> dict[str, Any]:
         self._heading("Training: two ranks, ZeRO-2, and after a while kill -9")
         write_bytes(self.folder / "run.toml", CONFIG.encode())
         self._say(f"$ cat run.toml\n{CONFIG}")
-        command = (
-            "ptool train packed/ --config run.toml --zero 2 --ranks 2"
-            f" --max-steps {self.steps} --checkpoint-every {self.save_every} -o run/"
+        self._say(f"$ {self._training} &")
+        process = subprocess.Popen(
+            shlex.split(self._training), cwd=self.folder, env=_environment(), stdin=subprocess.DEVNULL
         )
-        self._say(f"$ {command} &")
-        process = subprocess.Popen(shlex.split(command), cwd=self.folder, env=_environment(), stdin=subprocess.DEVNULL)
         try:
             self._wait_for_step(process, self.kill_at)
             self._say(f"$ kill -9 {process.pid}")
@@ -139,8 +175,7 @@ class Demo:
     def _resume(self) -> None:
         self._heading("Resumed from the last checkpoint, and fed a spoilt batch on purpose")
         before = {record["step"]: record["loss"] for record in self._metrics()}
-        spoil = f"--set faults.bad_batch_at={self.spoil_at} --set faults.bad_batches=4"
-        self._shell(f"ptool resume run/ {spoil} > run.line")
+        self._shell(self._resuming)
         start = [event for event in self._events() if event["event"] == "start"][-1]["step"]
         after = {record["step"]: record["loss"] for record in self._metrics()}
         again = sorted(step for step in before if step > start)
@@ -156,7 +191,7 @@ class Demo:
 
     def _evaluate(self) -> dict[str, Any]:
         self._heading("Evaluated on the documents that were held out")
-        self._shell("ptool eval run/ --json > eval.json")
+        self._shell(_EVALUATION)
         total: dict[str, Any] = msgspec.json.decode((self.folder / "eval.json").read_bytes())["total"]
         self._say(
             f"  loss {total['loss']:.3f}, perplexity {total['perplexity']:.1f},"
@@ -166,8 +201,8 @@ class Demo:
 
     def _estimate(self) -> dict[str, float]:
         self._heading("What the same would cost with 70 billion parameters and 2 trillion tokens")
-        self._shell("ptool estimate-cost --params 70e9 --tokens 2e12 --json -q > cost.json")
-        self._shell("ptool estimate-cost --params 70e9 --tokens 2e12 -q")
+        self._shell(f"{_COST} --json > cost.json")
+        self._shell(_COST)
         cost: dict[str, float] = msgspec.json.decode((self.folder / "cost.json").read_bytes())["cost_usd"]
         return cost
 

@@ -38,6 +38,16 @@ def test_the_demo_ends_with_a_summary_and_a_picture(tmp_path: Path) -> None:
     assert "have the same loss to the bit" in done.stderr
 
 
+def test_a_dry_run_shows_the_commands_and_touches_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ptool", "demo", "--dry-run", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("ptool")] == [
+        *("demo", "train-tokenizer", "tokenize", "train", "resume", "eval", "estimate-cost")
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     command = [sys.executable, "-m", "ptool", "demo", "--out", str(tmp_path)]
