@@ -2,11 +2,8 @@
 
 A packed row holds several documents. A token sees itself and earlier tokens of its own segment, nothing else, so a
 document's loss and gradient are those it would have alone in a row (tests compare both). What depends on the batch
-and not on the layer, the mask and the rotation angles, is computed once per batch in `Layout` and handed to every
-layer. Where no row holds two segments the mask is plain causality and the fused causal kernel runs without a mask.
-
-The general mask costs rows * S * S * 4 bytes and computes the scores of other segments only to discard them. On CPU
-at S <= 2048 that is a small part of a step; it is not a variable-length kernel.
+and not on the layer, the bounds of segments and the rotation angles, is computed once per batch in `Layout` and handed
+to every layer. Which kernel computes it: kernels.py.
 """
 
 from __future__ import annotations
@@ -15,26 +12,42 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ptool.models.config import ModelConfig
+from ptool.models.execution import Kernel
+from ptool.models.kernels import Heads, Spans, attend, spans
+from ptool.models.mup import attention_scale
 
 
 class Layout(NamedTuple):
     """What every layer of one forward pass shares.
 
-    `mask` [rows, 1, S, S] is added to the scores (0 or -inf), None where causality alone is right; `cos` and `sin`
-    [rows, 1, S, head_dim] are the rotary factors of each position.
+    `within` keeps attention inside segments; `cos` and `sin` [rows, 1, S, head_dim] are the rotary factors of each
+    position, None where positions are learned.
     """
 
-    mask: Tensor | None
-    cos: Tensor
-    sin: Tensor
+    within: Spans
+    cos: Tensor | None
+    sin: Tensor | None
 
 
-def layout(config: ModelConfig, positions: Tensor, segments: Tensor) -> Layout:
-    """The layout of a batch from its positions and segments, both integer [rows, S]; segment -1 is padding."""
-    return Layout(None if _is_causal_alone(segments) else _segment_mask(segments), *rotation(config, positions))
+def layout(
+    config: ModelConfig,
+    positions: Tensor,
+    segments: Tensor,
+    *,
+    kernel: Kernel = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> Layout:
+    """The layout of a batch from its positions and segments, both integer [rows, S]; segment -1 is padding.
+
+    `dtype` is that of the attention scores. Raises UsageError where `kernel` cannot run.
+    """
+    heads = Heads(config.heads, config.num_kv_heads, config.head_dim, attention_scale(config))
+    within = spans(segments, kernel, heads, dtype)
+    if config.positions == "learned":
+        return Layout(within, None, None)
+    return Layout(within, *rotation(config, positions))
 
 
 def rotation(config: ModelConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,50 +70,30 @@ def rotate(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention; `kv_heads` < `heads` shares each key and value between several queries (GQA)."""
+    """Multi-head attention; `kv_heads` < `heads` shares each key and value between several queries (GQA, MQA)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.queries_per_key = config.heads // config.num_kv_heads
+        self.scale = attention_scale(config)
         kv_hidden = config.num_kv_heads * config.head_dim
         self.query = nn.Linear(config.hidden, config.hidden, bias=False)
         self.key = nn.Linear(config.hidden, kv_hidden, bias=False)
         self.value = nn.Linear(config.hidden, kv_hidden, bias=False)
         self.output = nn.Linear(config.hidden, config.hidden, bias=False)
+        self.query_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
+        self.key_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps) if config.qk_norm else None
 
     def forward(self, hidden: Tensor, where: Layout) -> Tensor:
         """[rows, S, hidden] to [rows, S, hidden]."""
-        query = rotate(self._heads(self.query(hidden)), where.cos, where.sin)
-        key = rotate(self._heads(self.key(hidden)), where.cos, where.sin)
-        value = self._heads(self.value(hidden))
-        if self.queries_per_key > 1:
-            key = key.repeat_interleave(self.queries_per_key, dim=1)
-            value = value.repeat_interleave(self.queries_per_key, dim=1)
-        mask = None if where.mask is None else where.mask.to(query.dtype)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        query, key, value = (self._heads(project(hidden)) for project in (self.query, self.key, self.value))
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query).type_as(value), self.key_norm(key).type_as(value)
+        if where.cos is not None and where.sin is not None:
+            query, key = rotate(query, where.cos, where.sin), rotate(key, where.cos, where.sin)
+        mixed = attend(query, key, value, where.within, self.scale)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, projected: Tensor) -> Tensor:
         """[rows, S, heads * head_dim] to [rows, heads, S, head_dim]."""
         return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-
-def _is_causal_alone(segments: Tensor) -> bool:
-    """Whether every row is one segment, or one segment followed by padding: causality then hides all that it must."""
-    padding = segments < 0
-    one_segment = (segments == segments[:, :1]) | padding
-    padding_last = padding[:, 1:] | ~padding[:, :-1]
-    return bool(one_segment.all() & padding_last.all())
-
-
-def _segment_mask(segments: Tensor) -> Tensor:
-    """0 where a token may look (itself and earlier, same segment), -inf elsewhere: fp32 [rows, 1, S, S].
-
-    Padding is a segment like any other, so no row of scores is all -inf, which would make NaN.
-    """
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    allowed = (segments[:, :, None] == segments[:, None, :]) & causal
-    mask = torch.zeros(allowed.shape, dtype=torch.float32, device=segments.device)
-    return mask.masked_fill_(~allowed, float("-inf"))[:, None]

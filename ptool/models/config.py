@@ -2,7 +2,11 @@
 
 `train` builds the module from a `ModelConfig`, `estimate-cost` multiplies with one, so both read one table of named
 sizes (`sizes.toml`) and agree on the number of parameters to the last one: `num_parameters` is a sum over shapes,
-and a test compares it with the module on the meta device for every named size.
+and a test compares it with the module on the meta device for every named size and for every mixture of variants.
+
+The variants (norms, positions, feed-forward block, muP, …) are fields with the plain Llama choice as their default. A
+table leaves out variants at their default, so that tables written before a variant existed mean, and are, the same.
+How a shape is computed (kernels, recomputation, compilation) is no part of it: execution.py.
 
 A configuration says nothing about data: `vocab_size` in the table is what the size was published with; `train`
 replaces it by the vocabulary of the packed data (`msgspec.structs.replace(config, vocab_size=...)`).
@@ -15,7 +19,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,12 +27,17 @@ from ptool.errors import UsageError
 
 FFN_MULTIPLE = 64  # a width that every matrix unit divides evenly; Llama rounds to 256, too coarse for the small sizes
 
+_SHAPE = ("vocab_size", "layers", "hidden", "heads", "max_seq_len", "kv_heads", "ffn_hidden")
+_COUNTS = (*_SHAPE, "mup_base_hidden", "mup_base_head_dim")
+_FIRST_VARIANT = "norm"  # the fields from here on came later, and have the earlier behaviour as their default
+
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The shape of one decoder: pre-norm RMSNorm, RoPE, SwiGLU, causal attention with optional grouped keys.
+    """The shape of one decoder: by default pre-norm RMSNorm, RoPE, SwiGLU, causal attention with optional grouped keys.
 
-    `kv_heads` defaults to `heads` (plain multi-head attention) and `ffn_hidden` to 8/3 of `hidden`, rounded up to a
-    multiple of 64, which keeps a SwiGLU block as large as a 4x GELU block (Shazeer 2020, arXiv:2002.05202).
+    `kv_heads` defaults to `heads` (multi-head attention); 1 is multi-query attention, anything between grouped.
+    `ffn_hidden` defaults to 8/3 of `hidden`, rounded up to a multiple of 64, which keeps a SwiGLU block as large as a
+    GELU block of 4 times `hidden`, the default there (Shazeer 2020, arXiv:2002.05202).
     Raises `UsageError` where the numbers do not fit together.
     """
 
@@ -44,25 +53,52 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tie_embeddings: bool = True  # Press & Wolf 2017, arXiv:1608.05859
     init_std: float = 0.02  # GPT-2; residual outputs are scaled down further, see init.py
 
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467), or LayerNorm with gain and bias (arXiv:1607.06450)."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """x + f(norm(x)) and a norm at the end, or norm(x + f(x)) as in Vaswani et al. 2017 (arXiv:1706.03762)."""
+    positions: Literal["rope", "learned"] = "rope"
+    """Rotary, or a learned vector for each of the `max_seq_len` positions added to the embeddings (GPT-2)."""
+    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
+    """Three matrices with a gate, or two around a GELU (tanh form, as GPT-2)."""
+    qk_norm: bool = False
+    """RMSNorm over each head's queries and keys, one gain for all heads (Dehghani et al. 2023, arXiv:2302.05442)."""
+    z_loss: float = 0.0
+    """Coefficient of the squared log of the softmax's denominator, in training only (PaLM, section 5: 1e-4)."""
+    embedding_scale: float = 1.0
+    """Embeddings are multiplied by it; sqrt(hidden) in Vaswani et al. 2017, section 3.4, and Gemma."""
+    init: Literal["fixed", "width"] = "fixed"
+    """Spread of the initial weights: `init_std`, or 1/sqrt(hidden) (OLMo calls it normalized)."""
+    mup_base_hidden: int | None = None
+    """muP: the width at which rates were tuned; see mup.py. None: standard parametrisation."""
+    mup_base_head_dim: int | None = None
+    """muP: the head size at that width, where it was another one. None: the same as here."""
+    document_mask: bool = True
+    """Attention stops at document boundaries; False: a row is one text with positions from 0, as GPT-3 was trained."""
+
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "layers", "hidden", "heads", "max_seq_len", "kv_heads", "ffn_hidden"):
+        for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"model.{name} is {value}; it must be at least 1")
-        for name in ("rope_theta", "norm_eps", "init_std"):
+        for name in ("rope_theta", "norm_eps", "init_std", "embedding_scale"):
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 raise UsageError(f"model.{name} is {value}; it must be a positive number")
+        if not 0 <= self.z_loss < float("inf"):
+            raise UsageError(f"model.z_loss is {self.z_loss}; it must be 0 or a positive number")
+        if self.mup_base_head_dim is not None and self.mup_base_hidden is None:
+            raise UsageError("model.mup_base_head_dim means nothing without model.mup_base_hidden")
         if self.hidden % self.heads:
             raise UsageError(
                 f"model.hidden ({self.hidden}) is not divisible by model.heads ({self.heads})",
                 hint=f"heads = {_nearest_divisor(self.hidden, self.heads)} would fit",
             )
-        if self.head_dim % 2:
+        if self.head_dim % 2 and self.positions == "rope":
             raise UsageError(
                 f"a head of {self.head_dim} numbers (hidden {self.hidden} / heads {self.heads}) cannot be rotated: "
                 "RoPE turns them in pairs",
-                hint="choose hidden and heads so that hidden / heads is even",
+                hint='choose hidden and heads so that hidden / heads is even, or positions = "learned"',
             )
         if self.heads % self.num_kv_heads:
             raise UsageError(
@@ -82,31 +118,46 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def ffn_size(self) -> int:
-        """Width of the feed-forward block: `ffn_hidden`, or 8/3 of `hidden` rounded up to a multiple of 64."""
+        """Width of the feed-forward block: `ffn_hidden`, or the default of its kind (see the class)."""
         if self.ffn_hidden is not None:
             return self.ffn_hidden
+        if self.feed_forward == "gelu":
+            return 4 * self.hidden
         return -(-8 * self.hidden // (3 * FFN_MULTIPLE)) * FFN_MULTIPLE
 
+    def num_norm_parameters(self) -> int:
+        """Parameters of one norm over `hidden` numbers: gains, and LayerNorm's biases."""
+        return self.hidden if self.norm == "rms" else 2 * self.hidden
+
     def num_layer_parameters(self) -> int:
-        """Parameters of one layer: query and output, key and value, three feed-forward matrices, two norms."""
+        """Parameters of one layer: query and output, key and value, the feed-forward matrices, the norms."""
         attention = 2 * self.hidden * self.hidden + 2 * self.hidden * self.num_kv_heads * self.head_dim
-        return attention + 3 * self.hidden * self.ffn_size + 2 * self.hidden
+        if self.qk_norm:
+            attention += 2 * self.head_dim
+        matrices = 3 if self.feed_forward == "swiglu" else 2
+        return attention + matrices * self.hidden * self.ffn_size + 2 * self.num_norm_parameters()
 
     def num_embedding_parameters(self) -> int:
-        """Parameters of the input embedding and, where it is untied, the output head."""
-        return self.vocab_size * self.hidden * (1 if self.tie_embeddings else 2)
+        """Parameters of the input embedding, of learned positions, and of the output head where it is untied."""
+        vocabulary = self.vocab_size * self.hidden * (1 if self.tie_embeddings else 2)
+        return vocabulary + (self.max_seq_len * self.hidden if self.positions == "learned" else 0)
 
     def num_non_embedding_parameters(self) -> int:
-        """Parameters of all layers and the last norm: what 6ND is usually fitted on."""
-        return self.layers * self.num_layer_parameters() + self.hidden
+        """Parameters of all layers and the last norm: what 6ND is usually fitted on (Kaplan et al., section 2.1)."""
+        last_norm = self.num_norm_parameters() if self.norm_position == "pre" else 0
+        return self.layers * self.num_layer_parameters() + last_norm
 
     def num_parameters(self) -> int:
         """All parameters; a tied embedding counts once."""
         return self.num_embedding_parameters() + self.num_non_embedding_parameters()
 
     def as_table(self) -> dict[str, Any]:
-        """Every field with its resolved value, as `config.toml` and manifests hold it; `from_table` reads it back."""
-        return {**msgspec.structs.asdict(self), "kv_heads": self.num_kv_heads, "ffn_hidden": self.ffn_size}
+        """The fields with their resolved values, as `config.toml` and manifests hold them; `from_table` reads it back.
+
+        Variants at their default are left out.
+        """
+        table = {**msgspec.structs.asdict(self), "kv_heads": self.num_kv_heads, "ffn_hidden": self.ffn_size}
+        return {key: value for key, value in table.items() if key not in VARIANTS or value != VARIANTS[key]}
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, where: str | None = None) -> ModelConfig:
@@ -121,6 +172,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return msgspec.convert(dict(table), cls)
         except msgspec.ValidationError as error:
             raise UsageError(f"[model] {error}", where=where) from error
+
+
+VARIANTS: dict[str, Any] = {
+    field.name: field.default
+    for field in msgspec.structs.fields(ModelConfig)[ModelConfig.__struct_fields__.index(_FIRST_VARIANT) :]
+}
+"""The fields beside the plain shape, with their defaults."""
 
 
 class ModelSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

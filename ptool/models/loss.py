@@ -10,6 +10,9 @@ The idea is that of fused linear cross-entropy (Hsu et al. 2024, Liger kernels, 
 
 Chunks follow from shapes alone and are summed in order: the same batch gives the same bits. The derivative of the
 gradient is not defined (`once_differentiable`).
+
+The z-loss (PaLM, arXiv:2204.02311, section 5) adds z * log(Z)^2 for each target, Z the softmax's denominator, which
+keeps the logits from drifting; its gradient with respect to the logits is 2 z log(Z) softmax.
 """
 
 from __future__ import annotations
@@ -29,13 +32,13 @@ def chunk_tokens(vocab_size: int) -> int:
     return max(16, CHUNK_ELEMENTS // vocab_size)
 
 
-def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum over tokens of -log softmax(hidden @ weight.T)[target], in nats.
+def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, *, z_loss: float = 0.0) -> Tensor:
+    """Sum over tokens of -log softmax(hidden @ weight.T)[target], in nats, and `z_loss` times log(Z)^2.
 
     `hidden` [tokens, width] and `weight` [vocabulary, width] floating point, `targets` [tokens] integer; a negative
     target is no target. Returns an fp32 scalar, differentiable with respect to `hidden` and `weight`.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, torch.is_grad_enabled())
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, targets, z_loss, torch.is_grad_enabled())
     return loss
 
 
@@ -53,7 +56,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Computes the loss and, where gradients are recorded, its two gradients chunk by chunk in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, recording: bool) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, z_loss: float, recording: bool) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         # The weight's gradient is a sum over chunks; fp32 keeps it exact when the weight is bf16.
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if recording else None
@@ -65,10 +68,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits = scores.float()
             losses, log_sum = _losses(logits, y)
             total += losses.sum()
+            if z_loss:
+                total += z_loss * torch.where(y >= 0, log_sum.square(), 0.0).sum()
             if grad_weight is None or grad_hidden is None:
                 continue
             scored = y >= 0
             error = logits.sub_(log_sum[:, None]).exp_()  # softmax, in the place of the logits
+            if z_loss:
+                error.mul_(1 + 2 * z_loss * log_sum[:, None])
             error[torch.arange(len(y), device=y.device), y.clamp(min=0)] -= 1
             error.mul_(scored[:, None])
             if scores.dtype == torch.float32:
@@ -84,10 +91,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         hidden_dtype, weight_dtype = ctx.dtypes
-        return (grad_hidden * grad_total).to(hidden_dtype), (grad_weight * grad_total).to(weight_dtype), None, None
+        return (
+            (grad_hidden * grad_total).to(hidden_dtype),
+            (grad_weight * grad_total).to(weight_dtype),
+            None,
+            None,
+            None,
+        )
 
 
 def _losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ def test_scores_depend_on_the_distance_between_positions_only():
 def test_rows_of_one_segment_need_no_mask_and_others_have_one():
     for rows, masked in ([[[16], [9]], False], [[[], [16]], False], [[[16], [8, 8]], True]):
         _, positions, segments, _ = packed_batch(rows, 16, SMALL.vocab_size)
-        assert (layout(SMALL, positions, segments).mask is not None) is masked
+        assert (layout(SMALL, positions, segments).within.mask is not None) is masked
     # padding before or inside a segment would be looked at by plain causality
     holed = torch.tensor([[0, -1, 0, 0]], dtype=torch.int32)
-    assert layout(SMALL, torch.zeros_like(holed), holed).mask is not None
+    assert layout(SMALL, torch.zeros_like(holed), holed).within.mask is not None
