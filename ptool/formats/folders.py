@@ -17,7 +17,7 @@ import msgspec
 
 from ptool.errors import DamagedInput, InputError, UsageError
 from ptool.formats.artefacts import MANIFEST, list_files, read_folder_manifest
-from ptool.formats.atomic import describing_os_errors, write_bytes
+from ptool.formats.atomic import describing_os_errors, is_temporary, write_bytes
 from ptool.formats.manifests import Counts, Manifest, encode_manifest, manifest_digest, new_manifest
 from ptool.formats.stages import StageReport, read_manifest
 from ptool.formats.streams import STDIN, labels
@@ -109,9 +109,11 @@ def plan_folder(
         first_task=first,
     )
     there = read_plan(folder)
-    if there is None:
-        if folder.is_dir() and any(folder.iterdir()):
+    if there is None and folder.is_dir() and not all(map(is_temporary, folder.iterdir())):
+        there = read_plan(folder)  # of a task that started at the same moment
+        if there is None:
             raise UsageError("the output folder holds other files", where=str(folder), hint="give another folder")
+    if there is None:
         with describing_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / PLAN, msgspec.json.encode(plan, order="sorted") + b"\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,6 +96,20 @@ def test_a_smaller_array_of_the_missing_tasks_keeps_the_first_plan(
     assert folder_status(folder).array == "2"
     as_task(2, 1, 2)  # sbatch --array=2
     assert folder_status(folder).finished
+
+
+def test_tasks_that_start_at_the_same_moment_agree_on_one_plan(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path, 16)
+    barrier = threading.Barrier(8)
+
+    def task(number: int) -> None:
+        barrier.wait()
+        copy(inputs, tmp_path / "out", f"{number}/8")
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(task, number) for number in range(1, 9)]:
+            future.result()
+    assert folder_status(tmp_path / "out").finished
 
 
 def test_other_work_in_the_folder_is_refused(tmp_path: Path) -> None:
