@@ -88,7 +88,9 @@ class Attention(nn.Module):
         """[rows, S, hidden] to [rows, S, hidden]."""
         query, key, value = (self._heads(project(hidden)) for project in (self.query, self.key, self.value))
         if self.query_norm is not None and self.key_norm is not None:
-            query, key = self.query_norm(query).type_as(value), self.key_norm(key).type_as(value)
+            exact = self.query_norm.weight.dtype  # under autocast the gains are fp32 and the vectors bf16
+            query, key = self.query_norm(query.to(exact)), self.key_norm(key.to(exact))
+            query, key = query.type_as(value), key.type_as(value)
         if where.cos is not None and where.sin is not None:
             query, key = rotate(query, where.cos, where.sin), rotate(key, where.cos, where.sin)
         mixed = attend(query, key, value, where.within, self.scale)

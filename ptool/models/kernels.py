@@ -177,7 +177,7 @@ def _difference(device: torch.device, dtype: torch.dtype, heads: Heads) -> float
             torch.autograd.grad(expected, exact, toward.float()),
             strict=True,
         )
-    return max(float((mine.float() - true).norm() / true.norm()) for mine, true in pairs)
+    return max(float((mine.detach().float() - true.detach()).norm() / true.detach().norm()) for mine, true in pairs)
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float | None) -> Tensor:
