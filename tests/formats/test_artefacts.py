@@ -64,7 +64,7 @@ def test_a_changed_file_is_noticed(tmp_path: Path, damage: str) -> None:
         (tmp_path / "outside").write_bytes(b"rows")
         path.symlink_to(tmp_path / "outside")
     with pytest.raises(DamagedInput):
-        open_artefact(folder, stage="pack", verify=True)
+        open_artefact(folder, stage="pack", verify=damage == "flip")  # the others are seen without reading the files
 
 
 def test_the_output_of_another_stage_is_refused(tmp_path: Path) -> None:

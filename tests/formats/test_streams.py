@@ -216,9 +216,45 @@ def test_batches_hold_whole_lines_and_number_them() -> None:
     assert number == len(LINES) + 1
 
 
+def split_frames(whole: bytes) -> list[bytes]:
+    """The frames of a stream, found by their magic numbers."""
+    starts = [n for n in range(len(whole)) if whole.startswith((frames.ZSTD_MAGIC, frames.SKIPPABLE_MAGIC), n)]
+    return [whole[start:end] for start, end in zip(starts, [*starts[1:], len(whole)], strict=True)]
+
+
 def test_a_line_longer_than_a_frame_has_a_frame_of_its_own(small_frames: None) -> None:
     long = b'{"text":"' + b"x" * 5000 + b'"}\n'
-    assert read(stream([LINES[0], long, LINES[1]]))[0] == LINES[0] + long + LINES[1]
+    whole = stream([LINES[0], long, LINES[1]])
+    assert read(whole)[0] == LINES[0] + long + LINES[1]
+    contents = [zstandard.decompress(frame) for frame in split_frames(whole)[1:-1]]
+    assert contents == [LINES[0], long, LINES[1]]
+
+
+@pytest.mark.parametrize("damage", ["a frame is missing", "two frames are swapped", "a frame stands twice"])
+def test_frames_that_are_whole_but_not_the_written_ones_are_an_error(small_frames: None, damage: str) -> None:
+    header, first, second, *rest = split_frames(stream(LINES))
+    damaged = {
+        "a frame is missing": [header, second, *rest],
+        "two frames are swapped": [header, second, first, *rest],
+        "a frame stands twice": [header, first, first, second, *rest],
+    }[damage]
+    with pytest.raises(DamagedInput, match="not those the trailer tells of"):
+        read(b"".join(damaged))
+
+
+def test_a_stream_that_was_cut_before_another_one_is_an_error(small_frames: None) -> None:
+    whole = stream(LINES)
+    cut = b"".join(split_frames(whole)[:-1])
+    with pytest.raises(DamagedInput, match="without its trailer"):
+        read(cut + whole)
+
+
+def test_skippable_frames_of_other_programs_are_skipped() -> None:
+    foreign = b"".join(bytes([0x50 + n]) + frames.SKIPPABLE_MAGIC[1:] + b"\x03\0\0\0abc" for n in range(16))
+    text = b"".join(LINES)
+    assert read(foreign + zstandard.compress(text) + foreign)[0] == text
+    with pytest.raises(PtoolError):
+        read(foreign[:-1])
 
 
 def test_a_missing_file_and_a_folder_are_one_line_errors(tmp_path: Path) -> None:
