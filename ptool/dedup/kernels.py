@@ -346,7 +346,7 @@ def _share_equal(kept: npt.NDArray[Any], number: int, signatures: npt.NDArray[An
     matches = 0
     for i in range(signatures.shape[1]):
         matches += kept[number, i] == signatures[row, i]
-    return matches / signatures.shape[1]
+    return np.float64(matches / signatures.shape[1])
 
 
 @kernel
@@ -386,7 +386,7 @@ def _jaccard(new: New, kept: Kept, doc: int, number: int, spread: Numbers, thres
             while spread[slot] != 0 and new.shingles[start + _signed(spread[slot]) - 1] != value:
                 slot = (slot + _u32(1)) & mask
             common += spread[slot] != 0
-    return common / (total - common)
+    return np.float64(common / (total - common))
 
 
 @kernel

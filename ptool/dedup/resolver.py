@@ -168,8 +168,12 @@ class Resolver:
         """Memory the index has reserved."""
         columns = [self._exact.hashes, *(self._near.columns if self._near else [])]
         columns += [self._spool.ends] if self._spool else []
-        tables = [self._exact.table, *([self._near.tables] if self._near else []), self._parents]
-        return sum(array.nbytes for array in [*(column.array for column in columns), *tables])
+        tables: list[npt.NDArray[Any]] = [
+            self._exact.table,
+            *([self._near.tables] if self._near else []),
+            self._parents,
+        ]
+        return sum(column.array.nbytes for column in columns) + sum(table.nbytes for table in tables)
 
     @property
     def spool_bytes(self) -> int:

@@ -1,66 +1,42 @@
-"""Deduplicating streams: one pass over all inputs, into one output or into a folder with an output for each input.
+"""Deduplicating documents in files and pipes, into one output or into a folder with an output for each input.
 
-Decoding, hashing and signing run in any number of processes, a batch at a time; the resolver sees the batches in stream
-order. So the kept set, and every byte that is written, is the same for every number of jobs and every way the input was
-cut into frames or files. All inputs share one index: a document of the last file may be dropped for one of the first.
+As a stream, in one pass: decoding, hashing and signing run in any number of processes, a batch at a time; the resolver
+sees the batches in stream order. Or by files (files.py), which decides the same. So the kept set, and every byte that
+is written, is the same for every number of jobs and every way the input was cut into frames or files. All inputs share
+one index: a document of the last file may be dropped for one of the first.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from ptool.dedup.config import DedupConfig
+from ptool.dedup.files import FilesPlan, dedup_files, work_folder
 from ptool.dedup.kernels import KEPT
-from ptool.dedup.resolver import RULES, Decisions, Resolver
+from ptool.dedup.resolver import Decisions, Resolver
 from ptool.dedup.signatures import Description, describe
+from ptool.dedup.work import Deduplication, Outcome, Received, free_memory, index_notice, received, write_outcome
 from ptool.errors import UsageError
 from ptool.executors import ordered_map
 from ptool.formats.artefacts import MANIFEST, list_files
 from ptool.formats.atomic import describing_os_errors, write_bytes
 from ptool.formats.folders import is_folder, plan_folder
 from ptool.formats.manifests import Manifest, encode_manifest
-from ptool.formats.stages import StageReport, StreamOptions, TransformRun, read_manifest
-from ptool.formats.streams import Lines
+from ptool.formats.stages import StageReport, TransformRun, read_manifest
+from ptool.formats.streams import STDIN, Lines
+from ptool.formats.streams import labels as labels_of
 from ptool.reporting import SILENT, Reporter
-from ptool.text.batch import BadLine, Batch, Keys, decode
-from ptool.text.characters import UNICODE_VERSION
-from ptool.units import format_bytes
+from ptool.text.batch import Batch, Keys, decode
+
+__all__ = ["Deduplication", "FilesPlan", "dedup_folder", "dedup_stream", "dedup_to", "free_memory"]
 
 _WORKER_MODULES = ("ptool.dedup.signatures", "datasketch")
-
-
-class Deduplication(msgspec.Struct, frozen=True, kw_only=True):
-    """How to deduplicate. `config` and `keys` determine the bytes that come out, the rest does not."""
-
-    config: DedupConfig = DedupConfig()
-    keys: Keys = Keys()
-    options: StreamOptions = StreamOptions()
-    jobs: int = 1
-    tmp_dir: Path | None = None
-    """Where exact verification keeps shingle sets while it runs; None: $TMPDIR or /var/tmp."""
-    max_memory: int | None = None
-    """Bytes that the index may take."""
-
-    def record(self) -> dict[str, Any]:
-        """What the manifest records. Which characters are words of their own depends on the Unicode version."""
-        return {**self.config.record(), "keys": msgspec.to_builtins(self.keys), "unicode": UNICODE_VERSION}
-
-
-class Described(msgspec.Struct, frozen=True):
-    """A batch on its way to the resolver: documents without their texts, what is known of the texts, and bad lines."""
-
-    lines: Lines
-    batch: Batch
-    description: Description
-    bad: list[BadLine]
 
 
 class KeptIds:
@@ -81,12 +57,18 @@ class KeptIds:
 
 
 def dedup_to(
-    work: Deduplication, inputs: Sequence[str], output: str | None, *, reporter: Reporter = SILENT
+    work: Deduplication,
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    files: FilesPlan | None = None,
+    reporter: Reporter = SILENT,
 ) -> StageReport:
     """Deduplicate into what `output` names: a folder (`out/`), a file, or None or "-" for stdout."""
     if output is not None and is_folder(output):
-        return dedup_folder(work, inputs, Path(output), reporter=reporter)
-    return dedup_stream(work, inputs, None if output in (None, "-") else Path(str(output)), reporter=reporter)
+        return dedup_folder(work, inputs, Path(output), files=files, reporter=reporter)
+    target = None if output in (None, "-") else Path(str(output))
+    return dedup_stream(work, inputs, target, files=files, reporter=reporter)
 
 
 def dedup_stream(
@@ -95,35 +77,53 @@ def dedup_stream(
     output: Path | Sequence[Path] | None,
     *,
     labels: Sequence[str] | None = None,
+    files: FilesPlan | None = None,
     reporter: Reporter = SILENT,
 ) -> StageReport:
     """Deduplicate `inputs` (none: stdin), as one stream in the order given, into the file `output` (None: stdout).
 
-    With a list of outputs each input's kept lines go to its own. `labels` name the inputs in ids. Raises UsageError
-    where an output stands that other work made, BadDocument for a line that is no document (unless the options reject
-    such lines), TooManyRejected after finishing.
+    With a list of outputs each input's kept lines go to its own. `labels` name the inputs in ids. With `files` the work
+    is done by tasks on files, to the same bytes. Raises UsageError where an output stands that other work made, or
+    where files are needed and stdin is given; BadDocument for a line that is no document (unless the options reject
+    such lines); TooManyRejected after finishing.
     """
     rejects = work.options.policy.rejects
     if rejects is not None and rejects.is_dir():
         raise UsageError("--rejects is a folder, and all inputs share one stream of rejects", where=str(rejects))
-    run = TransformRun("dedup", work.record(), inputs, output, options=work.options, reporter=reporter, labels=labels)
+    sources = [str(source) for source in inputs] or [STDIN]
+    if files is None and work.config.needs_files:
+        files = FilesPlan()
+    if files is not None and STDIN in sources:
+        raise UsageError("this is decided over all documents, and stdin can be read once", hint="give files")
+    run = TransformRun("dedup", work.record(), sources, output, options=work.options, reporter=reporter, labels=labels)
     with run:
         if run.up_to_date:
             return run.finish()
-        ids = KeptIds() if rejects is not None else None
-        describing = partial(describe_lines, config=work.config, keys=work.keys)
-        with Resolver(
-            work.config, spool_folder=work.tmp_dir, max_memory=work.max_memory, reporter=reporter
-        ) as resolver:
-            for described in ordered_map(describing, run.lines(), jobs=work.jobs, preload=_WORKER_MODULES):
-                _write(run, described, resolver.resolve(described.description), ids)
-            details = resolver.counters
-            reporter.notice(index_notice(resolver))
-        return run.finish(details=details)
+        if files is None:
+            return run.finish(details=_in_one_pass(work, run, reporter))
+        named = list(labels) if labels is not None else labels_of(sources)
+        with work_folder(files, work, named) as folder:
+            return run.finish(details=dedup_files(work, files, sources, named, folder, run, reporter))
+
+
+def _in_one_pass(work: Deduplication, run: TransformRun, reporter: Reporter) -> dict[str, int]:
+    ids = KeptIds() if work.options.policy.rejects is not None else None
+    describing = partial(describe_lines, config=work.config, keys=work.keys)
+    with Resolver(work.config, spool_folder=work.tmp_dir, max_memory=work.max_memory, reporter=reporter) as resolver:
+        for described, description in ordered_map(describing, run.lines(), jobs=work.jobs, preload=_WORKER_MODULES):
+            decisions = resolver.resolve(description)
+            write_outcome(run, described, _outcome(described.batch, decisions, ids))
+        reporter.notice(index_notice(resolver))
+        return resolver.counters
 
 
 def dedup_folder(
-    work: Deduplication, inputs: Sequence[str], folder: Path, *, reporter: Reporter = SILENT
+    work: Deduplication,
+    inputs: Sequence[str],
+    folder: Path,
+    *,
+    files: FilesPlan | None = None,
+    reporter: Reporter = SILENT,
 ) -> StageReport:
     """Deduplicate all inputs together, each into a file of its own in `folder`; `manifest.json` comes last.
 
@@ -138,68 +138,26 @@ def dedup_folder(
             path.parent.mkdir(parents=True, exist_ok=True)
     beside = msgspec.structs.replace(work.options, manifest_beside=True)
     work = msgspec.structs.replace(work, options=beside)
-    report = dedup_stream(work, inputs, outputs, labels=plan.inputs, reporter=reporter)
+    report = dedup_stream(work, inputs, outputs, labels=plan.inputs, files=files, reporter=reporter)
     manifest = _folder_manifest(report.manifest, folder, plan.outputs)
     write_bytes(folder / MANIFEST, encode_manifest(manifest) + b"\n")
     return msgspec.structs.replace(report, manifest=manifest, output=folder)
 
 
-def index_notice(resolver: Resolver) -> str:
-    """What the index took, for a person: it depends on how memory was reserved, so no manifest has it."""
-    said = f"the index of {resolver.num_kept:,} kept documents took {format_bytes(resolver.num_bytes)} of memory"
-    return f"{said} and {format_bytes(resolver.spool_bytes)} of disk" if resolver.spool_bytes else said
-
-
-def free_memory() -> int | None:
-    """Nine tenths of what this machine and its cgroup have free, in bytes; None where neither says."""
-    found = []
-    with suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
-    with suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        found.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
-    return max(1, min(found) * 9 // 10) if found else None
-
-
-def describe_lines(lines: Lines, config: DedupConfig, keys: Keys) -> Described:
+def describe_lines(lines: Lines, config: DedupConfig, keys: Keys) -> tuple[Received, Description]:
     """Decode and describe a batch of lines; runs in any process."""
     batch, bad = decode(lines, keys)
-    description = describe(batch.text, batch.offsets, config)
-    # Neither the texts nor the lines as they came need to travel back from a worker.
-    bare = Batch(
-        lines=batch.lines,
-        line_starts=batch.line_starts,
-        ids=batch.ids,
-        sources=[],
-        text=np.zeros(0, dtype=np.uint8),
-        offsets=np.zeros(1, dtype=np.int64),
-        numbers=batch.numbers,
-    )
-    return Described(msgspec.structs.replace(lines, data=b""), bare, description, bad)
+    return received(lines, batch, bad), describe(batch.text, batch.offsets, config)
 
 
-def _write(run: TransformRun, described: Described, decisions: Decisions, ids: KeptIds | None) -> None:
-    batch = described.batch
-    keep = decisions.verdicts == KEPT
-    run.at(described.lines)
-    run.keep(batch.select(keep), int(keep.sum()))
+def _outcome(batch: Batch, decisions: Decisions, ids: KeptIds | None) -> Outcome:
+    """The decisions with the twins' ids, and the kept documents' ids remembered."""
+    twins: dict[int, str] | None = None
     if ids is not None:
-        ids.add([batch.ids[index] for index in np.flatnonzero(keep).tolist()])
-    dropped = [(int(batch.numbers[index]), index) for index in np.flatnonzero(~keep).tolist()]
-    rejected = [(line.number, line) for line in described.bad]
-    removed: list[tuple[int, int | BadLine]] = sorted([*dropped, *rejected], key=lambda one: one[0])
-    for _, one in removed:
-        if isinstance(one, BadLine):
-            run.reject(one.raw + b"\n", path=described.lines.path, number=one.number, message=one.message)
-            continue
-        reason: dict[str, Any] = {"rule": RULES[int(decisions.verdicts[one])]}
-        if ids is None:
-            run.drop(b"", reason)
-        else:
-            twin = ids[int(decisions.twins[one])]
-            run.drop(batch.line(one), {**reason, "twin": twin, "similarity": float(decisions.similarities[one])})
+        ids.add([batch.ids[index] for index in np.flatnonzero(decisions.verdicts == KEPT).tolist()])
+        dropped = np.flatnonzero(decisions.verdicts != KEPT).tolist()
+        twins = {index: ids[int(decisions.twins[index])] for index in dropped}
+    return Outcome(decisions.verdicts, decisions.similarities, twins)
 
 
 def _folder_manifest(manifest: Manifest, folder: Path, outputs: Sequence[str]) -> Manifest:

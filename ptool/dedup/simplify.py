@@ -40,7 +40,7 @@ def simplify(text: str) -> str:
     if text.isascii():
         return text
     decomposed = unicodedata.normalize("NFD", text)
-    return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
+    return "".join(character for character in decomposed if unicodedata.category(character) != "Mn").strip()
 
 
 def simplify_texts(text: Bytes, offsets: Offsets) -> tuple[Bytes, Offsets]:
