@@ -142,6 +142,16 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def all_end(pids: list[int], timeout: float = 20) -> bool:
+    """Whether all these processes end; a killed one takes its time on a busy machine."""
+    deadline = time.monotonic() + timeout
+    while any(map(is_alive, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """Send a signal to a process that may be gone."""
     try:
