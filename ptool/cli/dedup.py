@@ -57,6 +57,27 @@ def dedup(
     max_bucket: Annotated[
         int, typer.Option(parser=parse_count, metavar="N", help="Kept documents that a bucket remembers.")
     ] = 256,
+    prefer: Annotated[
+        str, typer.Option(metavar="first|longest|source=A,B", help="Which twin to keep; all but first need files.")
+    ] = "first",
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="Keep one of each connected component; needs files.")
+    ] = False,
+    clusters: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="List kept documents with those dropped for them; needs files.")
+    ] = None,
+    plan: Annotated[
+        Literal["auto", "stream", "files"],
+        typer.Option(help="One pass, or tasks on files with the same result; auto: files where they are needed."),
+    ] = "auto",
+    workdir: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the tasks' files stand meanwhile; default: OUTPUT.dedup-work."),
+    ] = None,
+    partitions: Annotated[
+        int | None,
+        typer.Option(parser=parse_count, metavar="N", help="Ranges of keys, a task each; default: as needed."),
+    ] = None,
     tmp_dir: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where shingle sets are kept meanwhile; default $TMPDIR or /var/tmp."),
@@ -97,13 +118,20 @@ def dedup(
     The index is in memory: at most 360 bytes for each kept document (700 with --verify signature or none, 30 with
     --mode exact), and with --rejects its id. The shingle sets are on disk, 4 bytes for each distinct shingle of a kept
     document, in a file in --tmp-dir that is gone when the command ends, however it ends.
+    With --plan files the same documents are kept, byte for byte, by tasks that leave files in --workdir: inputs are
+    described in parallel, keys that only one document has are thrown away, and the index holds what is left. Its memory
+    is that of documents which share a band with another one, and a run that was killed goes on when it is started
+    again. --prefer keeps the longest of several twins, or that of the first source named; --cluster keeps one of each
+    connected component, as other tools do, which drops documents that are no near duplicate of any kept one; both take
+    all documents at once, so they need files. Kept documents leave in stream order, whatever is preferred.
+
     --rejects gets every dropped document with its twin's id and their similarity. With `-o FOLDER/` every input has an
     output of its own; all share one index. --shard is refused: a twin may be in another task's files.
 
     Examples:
         ptool dedup crawl.jsonl.zst -o unique.jsonl.zst --rejects duplicates.jsonl.zst
         ptool filter crawl/*.jsonl.zst | ptool dedup --threshold 0.7 -o unique.jsonl.zst
-        ptool dedup crawl/*.jsonl.zst --mode exact -o unique/
+        ptool dedup crawl/*.jsonl.zst --plan files --clusters clusters.jsonl -o unique/
     """
     from ptool.dedup import report
     from ptool.dedup.config import configured
@@ -131,6 +159,8 @@ def dedup(
         seed=seed,
         verify=verify,
         max_bucket=max_bucket,
+        prefer=prefer,
+        cluster=cluster,
     )
     if dry_run:
         if out.json_mode:
@@ -142,7 +172,7 @@ def dedup(
     if output in (None, "-"):
         refuse_terminal(compress == "zstd")
 
-    from ptool.dedup.run import Deduplication, dedup_to, free_memory
+    from ptool.dedup.run import Deduplication, FilesPlan, dedup_to, free_memory
     from ptool.text.batch import Keys
 
     policy = ErrorPolicy(on_error=on_error, max_errors=max_errors, rejects=rejects)
@@ -156,7 +186,8 @@ def dedup(
         tmp_dir=tmp_dir,
         max_memory=max_memory or free_memory(),
     )
-    manifest = dedup_to(work, sources, output, reporter=out.reporter).manifest
+    files = FilesPlan.chosen(plan, config, output, folder=workdir, partitions=partitions, clusters=clusters)
+    manifest = dedup_to(work, sources, output, files=files, reporter=out.reporter).manifest
     out.finish_progress()
     if out.json_mode and output not in (None, "-"):
         out.json(report.summary_json(manifest))  # with the stream on stdout, its trailer has them

@@ -28,6 +28,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from ptool.dedup.config import DedupConfig
 from ptool.dedup.decisions import DropTable, Walk, decide, walk_order
 from ptool.dedup.partitions import PartitionTask, find_shared, num_partitions, shared_documents
 from ptool.dedup.resolver import Resolver
@@ -54,6 +55,21 @@ class FilesPlan(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int | None = None
     clusters: Path | None = None
     """Where to list every kept document with those that went for it."""
+
+    @classmethod
+    def chosen(cls, plan: str, config: DedupConfig, output: str | None, **given: Any) -> FilesPlan | None:
+        """The plan of a command line; None for one pass. Files are needed by `config`, or by any option `given`.
+
+        Without a folder they stand beside the output, or, with the output in a pipe, in a temporary one.
+        """
+        needed = config.needs_files or any(value is not None for value in given.values())
+        if plan == "stream" and needed:
+            raise UsageError("--plan stream, and what else is asked for needs files", hint="leave out --plan")
+        if plan != "files" and not needed:
+            return None
+        if given["folder"] is None and output not in (None, "-"):
+            given["folder"] = Path(f"{str(output).rstrip('/')}.dedup-work")
+        return cls(**given)
 
 
 def dedup_files(

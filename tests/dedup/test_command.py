@@ -66,6 +66,8 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(tmp_path: Path, capsys: py
         (["--mode", "fuzzy"], "fuzzy"),
         (["--bands", "datasketch", "--rows", "8"], "--bands datasketch chooses the rows"),
         (["--compat", "datatrove", "--scheme", "legacy"], "--compat datatrove says what --scheme would"),
+        (["--plan", "stream", "--cluster"], "--plan stream, and what else is asked for needs files"),
+        (["--prefer", "shortest"], "shortest"),
         (["--tmp-dir", "/absent"], "the folder for temporary files is missing"),
     ],
 )
@@ -78,3 +80,19 @@ def test_a_call_that_makes_no_sense_is_refused_with_the_reason(
     assert code == 2, said
     assert message in said
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_files_are_used_where_they_are_needed_and_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(stream(DOCUMENTS))
+    out, clusters = tmp_path / "out.jsonl", tmp_path / "clusters.jsonl"
+    assert run(str(tmp_path / "in.jsonl"), "-o", str(out), "--clusters", str(clusters), "-q") == 0
+    assert json.loads(clusters.read_text()) == {"kept": "a", "dropped": [{"id": "c", "similarity": 1.0}]}
+    assert out.read_bytes() == stream(DOCUMENTS[:2])
+    assert not (tmp_path / "out.jsonl.dedup-work").exists()
+
+
+def test_stdin_is_refused_where_files_are_needed() -> None:
+    command = [sys.executable, "-m", "ptool", "dedup", "--prefer", "longest"]
+    done = subprocess.run(command, input=stream(DOCUMENTS), capture_output=True)
+    assert done.returncode == 2
+    assert b"give files" in done.stderr

@@ -1,4 +1,4 @@
-"""The file mode: the bytes of a stream, whatever the jobs, partitions, frames and kills; and what only it can decide."""
+"""The file mode: the bytes of a stream, whatever the jobs, partitions, frames and kills; and what else it decides."""
 
 from __future__ import annotations
 
