@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from ptool.errors import BadDocument, TooManyRejected, UsageError
-from ptool.formats.atomic import PendingFile
+from ptool.formats.atomic import PendingFile, describing_os_errors
 from ptool.formats.manifests import Counts, DocumentsDigest, new_manifest
 from ptool.formats.streams import StreamWriter
 
@@ -119,9 +119,10 @@ class Ledger:
             )
 
     def _write(self, line: bytes) -> None:
-        if self._writer is not None:
+        if self._writer is not None and self._pending is not None:
             self._digest.update(line, 1)
-            self._writer.write(line)
+            with describing_os_errors(self._pending.path):
+                self._writer.write(line)
 
 
 def splice(line: bytes, member: bytes) -> bytes:

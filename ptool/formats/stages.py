@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO, Self
 import msgspec
 
 from ptool.errors import UsageError
-from ptool.formats.atomic import PendingFile, write_bytes
+from ptool.formats.atomic import PendingFile, describing_os_errors, write_bytes
 from ptool.formats.ledger import ErrorPolicy, Ledger, check_distinct, is_plain
 from ptool.formats.manifests import (
     Counts,
@@ -134,9 +135,7 @@ class TransformRun:
     def keep(self, data: bytes | memoryview, num_documents: int) -> None:
         """Write whole kept lines, in order."""
         self._open_ledger.kept += num_documents
-        part = self._parts[self._source if len(self._parts) > 1 else 0]
-        part.digest.update(data, num_documents)
-        part.writer.write(data)
+        self._parts[self._source if len(self._parts) > 1 else 0].keep(data, num_documents)
 
     def drop(self, line: bytes, reason: dict[str, Any]) -> None:
         """Count a dropped document; `reason["rule"]` is what it is counted under."""
@@ -225,10 +224,19 @@ class _Part:
         self.digest = DocumentsDigest()
         self.writer = StreamWriter(self._pending.file if self._pending else stdout(), stage=stage, compress=compress)
 
+    def keep(self, data: bytes | memoryview, num_documents: int) -> None:
+        self.digest.update(data, num_documents)
+        with self._describing_errors():
+            self.writer.write(data)
+
     def seal(self, manifest: Manifest) -> None:
-        self.writer.finish(_with_documents(manifest, self))
+        with self._describing_errors():
+            self.writer.finish(_with_documents(manifest, self))
         if self._pending is not None:
             self._pending.seal()
+
+    def _describing_errors(self) -> AbstractContextManager[None]:
+        return describing_os_errors(self._path or Path("stdout"))
 
     def publish(self, manifest: Manifest, record: RunRecord) -> None:
         if self._path is None or self._pending is None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from ptool.errors import BadDocument, DamagedInput, TooManyRejected, UsageError
+from ptool.errors import BadDocument, DamagedInput, OutputError, TooManyRejected, UsageError
 from ptool.formats import stages
 from ptool.formats.ledger import ErrorPolicy, splice
 from ptool.formats.stages import StageReport, StreamOptions, TransformRun, read_manifest
-from ptool.formats.streams import StreamReader
+from ptool.formats.streams import StreamReader, StreamWriter
 
 LINES = [f'{{"text":"{n}","id":"{n}"}}\n'.encode() for n in range(10)]
 
@@ -155,6 +157,20 @@ def test_the_manifest_names_what_came_in_and_from_whom(source: Path, tmp_path: P
     assert second.upstream == [first]
     assert first is not None
     assert second.documents_in == first.documents_out
+
+
+@pytest.mark.parametrize("full", ["out.jsonl", "rejects.jsonl"])
+def test_a_full_disk_names_the_file_and_leaves_no_output(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    def write(self: object, lines: bytes) -> None:
+        if full in os.readlink(f"/proc/self/fd/{self._sink.fileno()}"):  # type: ignore[attr-defined]
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(StreamWriter, "write", write)
+    with pytest.raises(OutputError, match=f"{full}: cannot write: no space left"):
+        run([source], tmp_path / "out.jsonl", rejects=tmp_path / "rejects.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
 def test_outputs_that_are_inputs_are_refused(source: Path, tmp_path: Path) -> None:
