@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -164,7 +163,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_output(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
     def write(self: object, lines: bytes) -> None:
-        if full in os.readlink(f"/proc/self/fd/{self._sink.fileno()}"):  # type: ignore[attr-defined]
+        if full in str(Path(f"/proc/self/fd/{self._sink.fileno()}").readlink()):  # type: ignore[attr-defined]
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(StreamWriter, "write", write)
