@@ -127,12 +127,8 @@ def end(process: subprocess.Popen[str], victim: str, rng: random.Random) -> None
     for pid in pids.get(victim, [process.pid, *ranks]):
         tiny.kill(pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    left = [pid for pid in ranks if tiny.is_alive(pid)]
-    deadline = time.monotonic() + 2
-    while left and time.monotonic() < deadline:
-        left = [pid for pid in left if tiny.is_alive(pid)]
-    if left:
-        print(f"      ranks {left} outlived their launcher")
+    if not tiny.all_end(ranks):
+        print(f"      ranks {ranks} outlived their launcher")
         raise SystemExit(1)
 
 
