@@ -165,7 +165,7 @@ def test_bash_completes_commands(tmp_path):
 
 def test_bash_completes_the_options_of_the_command_alone(tmp_path):
     assert complete(tmp_path, "filter", "--pre") == ["--preset"]
-    assert complete(tmp_path, "estimate-cost", "--p") == ["--params", "--price"]
+    assert complete(tmp_path, "estimate-cost", "--pr") == ["--precision", "--price"]
     assert complete(tmp_path, "estimate-cost", "--rej") == []
     assert "--json" in complete(tmp_path, "eval", "--j")
 

@@ -30,6 +30,8 @@ class Gpu(NamedTuple):
     memory_bytes: int
     board_watts: float
     runs: str | None  # the group of published runs its efficiency is known from
+    link_bytes: float = 32e9  # per second and direction to a neighbour in the node; PCIe 4 x16 where there is no link
+    network_bytes: float = 12.5e9  # per second and direction to another node, its share of the network cards
 
 
 class Price(NamedTuple):
@@ -52,6 +54,7 @@ class Run(NamedTuple):
     gpu_hours: float
     source: str
     note: str
+    held_out: bool  # not used where the default bands were fitted
 
     @property
     def is_mixture(self) -> bool:
@@ -76,6 +79,8 @@ def gpus() -> dict[str, Gpu]:
             row["memory_gib"] * 2**30,
             row["board_watts"],
             row.get("runs"),
+            row.get("link_gbs", 32) * 1e9,
+            row.get("network_gbs", 12.5) * 1e9,
         )
         for name, row in _read("gpus").items()
     }
@@ -96,9 +101,14 @@ def find_gpu(name: str) -> Gpu:
 @cache
 def prices() -> dict[str, Price]:
     """Dated prices by GPU name; not every GPU has one."""
+    return price_rows(_read("prices"))
+
+
+def price_rows(table: dict[str, Any]) -> dict[str, Price]:
+    """Prices from the tables of a file like prices.toml. Raises KeyError where a row lacks a value."""
     return {
         name: Price(Band(row["low"], row["mid"], row["high"]), row["as_of"], row["source"])
-        for name, row in _read("prices").items()
+        for name, row in table.items()
     }
 
 
@@ -116,6 +126,7 @@ def runs() -> tuple[Run, ...]:
             row["gpu_hours"],
             row["source"],
             row.get("note", ""),
+            row.get("held_out", False),
         )
         for key, row in _read("runs").items()
     )

@@ -51,7 +51,7 @@ def test_where_the_defaults_differ_from_the_usual_arithmetic_one_line_gives_both
     text = as_text(estimate_cost(70 * 10**9, 2 * 10**12))
     line = next(line for line in text.splitlines() if "textbook" in line)
     assert "524,000 h, $1.05M at 45 %, no losses, $2" in line
-    assert "1.4x" in line
+    assert "1.8x" in line
 
 
 @pytest.mark.parametrize("change", [{"mfu": 0.3}, {"goodput": 0.9}, {"price": 3.0}])
@@ -65,7 +65,8 @@ def test_the_json_is_in_base_units_with_the_keys_that_scripts_rely_on():
     found = as_json(estimate_cost(70 * 10**9, 2 * 10**12, num_gpus=2048))
     assert list(found) == [
         "schema", "inputs", "flops", "hardware", "efficiency", "gpu_hours", "wall_seconds", "cost_usd", "energy_kwh",
-        "memory", "usual_arithmetic", "neighbours", "sensitivity", "assumptions", "excluded", "warnings", "reproduce",
+        "memory", "checkpoint", "scaling", "inversion", "usual_arithmetic", "neighbours", "sensitivity", "assumptions",
+        "excluded", "warnings", "reproduce",
     ]  # fmt: skip
     assert found["schema"] == "ptool.estimate-cost/1"
     assert found["hardware"]["peak_dense_flops"] == 989.4e12
@@ -139,6 +140,12 @@ def test_the_examples_of_the_command_run(example):
     ("arguments", "message"),
     [
         (["--params", "70e9"], "--tokens"),
+        (["--params", "70e9", "--model", "7b", "--tokens", "2e12"], "exclude each other"),
+        (["--model", "7b", "--tokens", "2e12", "--gpus", "64", "--tp", "16"], "[tensor-beyond-node]"),
+        (["--params", "7B", "--tokens", "2e12", "--peak-tflops", "1979"], "[sparse-peak]"),
+        (["--params", "7B", "--tokens", "2e12", "--mfu-convention", "full"], "[needs-shape]"),
+        (["--params", "7B", "--tokens", "2e12", "--fail-if", "cots>3"], "did you mean"),
+        (["--params", "7B", "--tokens", "2e12", "--fail-if", "cost 3"], "is no condition"),
         (["--params", "70e9", "--tokens", "nan"], "'nan' is not a count"),
         (["--params", "70e9", "--tokens", "2e12", "--gpu", "h10"], "did you mean"),
         (["--params", "70e9", "--tokens", "2e12", "--mfu", "0.7"], "above 65 %"),
