@@ -19,7 +19,7 @@ from ptool.formats.streams import Lines
 from ptool.text.batch import Batch, Keys, WordRule
 
 NAMES = rule_names()
-WORD_RULES: tuple[WordRule, ...] = ("cjk", "whitespace")
+WORD_RULES: tuple[WordRule, ...] = ("cjk", "whitespace", "unicode")
 
 NASTY = {
     "empty": "",

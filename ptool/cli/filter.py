@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -22,6 +23,10 @@ def filter_(
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="A recipe of rules by name; --list-rules shows which there are.")
     ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A recipe of your own (TOML), or the manifest of a run to repeat."),
+    ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,9 +35,17 @@ def filter_(
         ),
     ] = None,
     words: Annotated[
-        Literal["cjk", "whitespace"] | None,
-        typer.Option(help="What a word is; default cjk: as whitespace, and each ideograph and kana is one."),
+        Literal["cjk", "whitespace", "unicode"] | None,
+        typer.Option(
+            help="What a word is; default cjk: as whitespace, and each ideograph and kana is one. unicode cuts at "
+            "punctuation too."
+        ),
     ] = None,
+    no_edits: Annotated[bool, typer.Option("--no-edits", help="Refuse a recipe that edits documents.")] = False,
+    explain_all: Annotated[
+        bool,
+        typer.Option("--explain-all", help="Name every rule that a document fails in --rejects, not only the first."),
+    ] = False,
     list_rules: Annotated[bool, typer.Option("--list-rules", help="List all rules and end.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what each rule would drop from a sample; write nothing.")
@@ -55,11 +68,20 @@ def filter_(
 
     A rule measures every document (its words, its share of bullet lines) and accepts a range of values, bounds
     included. A document is dropped by the first rule, in the recipe's order, whose range does not hold its value; a
-    kept document's line goes out as the same bytes. Nothing is edited.
+    kept document's line goes out as the same bytes, unless the recipe edits: then its text, and nothing else, is
+    written anew, and a rule after an edit measures the edited text. --no-edits refuses such recipes.
 
-    --preset names a recipe. --rule changes a bound of it or adds a rule; without --preset, the rules given are the
-    whole recipe. `max=none` lifts a bound. With neither option the preset is gopher-quality, which is made for English
-    prose: it drops documents without English stop words.
+    --preset names a recipe, --recipe reads one: a TOML file (copy a preset and change it), or the manifest of an
+    earlier run, which it repeats. --rule changes a bound of it or adds a rule; without --preset and --recipe, the rules
+    given are the whole recipe. `max=none` lifts a bound. With none of them the preset is gopher-quality, which is made
+    for English prose: it drops documents without English stop words.
+
+    `--rule field:NAME:min=,max=` judges a number that another program wrote into the document (`field:quality.edu`
+    looks into an object); without that number a document is dropped, unless `missing=keep`. Of the documents that a
+    rule would drop, `keep-fraction=0.05` keeps that share, chosen by a hash of the text.
+
+    The presets gopher-quality, gopher-repetition, c4, fineweb-quality and fineweb decide as datatrove 0.10.1 does on
+    the same words (`--words whitespace` is `str.split`) and on sentences counted by punctuation.
 
     Every dropped document goes to --rejects with the rule, the value and the accepted range; lines that are no
     documents go there too with --on-error reject. With `-o FOLDER/` every input has an output of its own, --rejects
@@ -84,7 +106,9 @@ def filter_(
         _show_rules(out)
         return
     filtering = Filtering(
-        recipe=choose_recipe(preset, rule or [], words=words, reporter=out.reporter),
+        recipe=choose_recipe(
+            preset, rule or [], recipe_file=recipe, words=words, edits=not no_edits, reporter=out.reporter
+        ),
         keys=Keys(text=text_key, id=id_key, source=source_key),
         options=StreamOptions(
             policy=ErrorPolicy(on_error=on_error, max_errors=max_errors, rejects=rejects),
@@ -93,6 +117,7 @@ def filter_(
             compress=compress == "zstd",
         ),
         jobs=opt.resolve_jobs(jobs),
+        explain_all=explain_all,
     )
     sources = opt.stream_inputs(inputs)
     if dry_run:

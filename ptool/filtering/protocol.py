@@ -1,7 +1,9 @@
-"""What a rule is: a measurement with an accepted range, never a verdict.
+"""What a rule is: a measurement with an accepted range, never a verdict. What an edit is: another text.
 
 A rule turns a batch into one number per document; the range around it belongs to the recipe. So 0 is a valid bound, no
 reason can say the opposite of what was tested, and a threshold can be swept over saved measurements without the text.
+A rule cannot change a document and an edit cannot drop one; a recipe is one list of both, and what is measured after an
+edit is measured on the edited text.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptool.errors import UsageError
-from ptool.text.batch import Batch
+from ptool.text.batch import Batch, Columns
 
 Measured = npt.NDArray[np.float64]
 """One finite number per document, float64[num_docs]."""
@@ -51,19 +53,43 @@ class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A measurement with the range it is accepted in. Fields beyond `accept` are the rule's parameters.
+    """A measurement with the range it is accepted in. Further fields are the rule's parameters.
 
+    Of the documents outside the range, the share `keep_fraction` is kept all the same, chosen by a hash of the text.
     `keeps` and `drops` are texts on either side of the default range; a test holds the rule to them.
     """
 
     accept: Range = Range()
+    keep_fraction: float = 0
 
     keeps: ClassVar[tuple[str, ...]]
     drops: ClassVar[tuple[str, ...]]
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.keep_fraction <= 1:
+            raise UsageError(
+                f"a fraction to keep lies between 0 and 1, not {self.keep_fraction}",
+                hint="for example keep-fraction=0.05",
+            )
+
     def measure(self, batch: Batch) -> Measured:
         """One finite number for each document of `batch`, whatever its text."""
         raise TypeError(f"{type(self).__name__} measures nothing")
+
+
+class Edit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of texts; the fields are its parameters.
+
+    `changes` holds texts before and after, `leaves` texts that stay as they are; a test holds the edit to them, and to
+    changing nothing when it is applied again.
+    """
+
+    changes: ClassVar[tuple[tuple[str, str], ...]]
+    leaves: ClassVar[tuple[str, ...]]
+
+    def apply(self, batch: Batch) -> Columns:
+        """The new texts of all documents of `batch`."""
+        raise TypeError(f"{type(self).__name__} edits nothing")
 
 
 def ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> Measured:

@@ -62,17 +62,16 @@ def find_rates(
         for lines in StreamReader([source], reporter=reporter, allow_empty=True):
             batch, bad = decode(_first_lines(lines, left), keys, word_rule=recipe.words)
             verdicts = judge(batch, recipe)
-            for position, step in enumerate(recipe.steps):
-                fails[position] += np.count_nonzero(~step.rule.accept.accepts(verdicts.values[position]))
-                drops[position] += np.count_nonzero(verdicts.failed == position)
+            fails += np.count_nonzero(verdicts.outside, axis=1)
+            drops += np.bincount(verdicts.failed[verdicts.failed >= 0], minlength=len(drops))
             num_documents += len(batch)
             num_bad += len(bad)
             left -= len(batch) + len(bad)
             if left <= 0:
                 break
     rates = [
-        RuleRates(rule=step.name, accept=step.rule.accept, fails=int(failing), drops=int(dropped))
-        for step, failing, dropped in zip(recipe.steps, fails, drops, strict=True)
+        RuleRates(rule=step.name, accept=step.rule.accept, fails=int(fails[position]), drops=int(drops[position]))
+        for position, step in recipe.rules
     ]
     return Rates(num_documents=num_documents, num_kept=num_documents - int(drops.sum()), num_bad=num_bad, rates=rates)
 

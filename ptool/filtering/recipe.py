@@ -1,4 +1,4 @@
-"""A recipe: which rules, in which order, with which bounds, on which words.
+"""A recipe: which rules and edits, in which order, with which bounds, on which words.
 
 It is one plain table, the same in a preset file, in a manifest's config and in Python, so that any of them can be
 copied into another and repeats the run:
@@ -8,8 +8,12 @@ copied into another and repeats the run:
     rule = "word-count"
     min = 50
     max = 100_000        # "none" lifts a bound that the rule has by default
+    [[steps]]
+    edit = "c4-lines"    # what follows measures the edited text
+    terminal = false
 
-The order decides which rule a dropped document is counted under, and nothing else: every document is measured by all.
+The order decides which rule a dropped document is counted under, and what an edit has changed before a measurement;
+every document is measured by all rules.
 """
 
 from __future__ import annotations
@@ -18,23 +22,33 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, get_args
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar, get_args
 
 import msgspec
 
 from ptool import plugins
 from ptool.errors import UsageError
-from ptool.filtering.protocol import Rule
+from ptool.filtering.protocol import Edit, Rule
+from ptool.formats.manifests import Manifest, decode_manifest
+from ptool.formats.streams import read_trailer
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import WordRule
 from ptool.units import parse_count, parse_fraction, parse_number
 
 RULES = "ptool.filtering.rules"
+ASKED = "ptool.filtering.asked"
+"""Rules that need something from whoever asks for them: a field, a list, languages."""
+EDITS = "ptool.filtering.edits"
 PRESETS = "ptool.filtering.presets"
 DEFAULT_PRESET = "gopher-quality"
 NO_BOUND = "none"
 
+Kind = TypeVar("Kind", Rule, Edit)
+
 _BOUNDS = ("min", "max")
+_FIELD = "field:"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -45,22 +59,43 @@ class Step(msgspec.Struct, frozen=True):
 
     def config(self) -> dict[str, Any]:
         """The step as a recipe file has it, every bound and parameter spelled out."""
-        default = type(self.rule)()
+        default = _new_rule(self.name)
         config: dict[str, Any] = {"rule": self.name}
         for side in _BOUNDS:
             bound = getattr(self.rule.accept, side)
             if bound is not None or getattr(default.accept, side) is not None:
                 config[side] = NO_BOUND if bound is None else bound
-        parameters = msgspec.to_builtins(self.rule)
-        return config | {key: value for key, value in parameters.items() if key != "accept"}
+        hidden = {"accept"} | (set() if self.rule.keep_fraction else {"keep_fraction"}) | _implied(self.name)
+        return config | _spelled_out(self.rule, hidden)
+
+
+class EditStep(msgspec.Struct, frozen=True):
+    """An edit under the name it was asked for."""
+
+    name: str
+    edit: Edit
+
+    def config(self) -> dict[str, Any]:
+        """The step as a recipe file has it, every parameter spelled out."""
+        return {"edit": self.name} | _spelled_out(self.edit, set())
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """Steps in the order in which they claim a dropped document."""
+    """Steps in order: rules claim dropped documents in it, edits change what the steps after them see."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[Step | EditStep, ...]
     words: WordRule = "cjk"
     description: str = ""
+
+    @property
+    def rules(self) -> list[tuple[int, Step]]:
+        """The steps that are rules, with their positions."""
+        return [(position, step) for position, step in enumerate(self.steps) if isinstance(step, Step)]
+
+    @property
+    def edits(self) -> list[tuple[int, EditStep]]:
+        """The steps that are edits, with their positions."""
+        return [(position, step) for position, step in enumerate(self.steps) if isinstance(step, EditStep)]
 
     def config(self) -> dict[str, Any]:
         """What determines the decisions, for the manifest; `read_recipe` reads it again."""
@@ -77,23 +112,59 @@ def preset_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in files(PRESETS).iterdir() if file.name.endswith(".toml"))
 
 
+def edit_names() -> list[str]:
+    """All edits, sorted."""
+    return plugins.names(EDITS)
+
+
 @cache
 def load_rule(name: str) -> type[Rule]:
     """The rule called `name`. Raises UsageError with the nearest name and the valid ones."""
-    module = plugins.load(RULES, name, kind="rule")
+    if name.startswith(_FIELD):
+        name = _FIELD[:-1]
+    if name in plugins.names(ASKED):
+        return _only(plugins.load(ASKED, name, kind="rule"), Rule)
+    return _only(plugins.load(RULES, name, kind="rule"), Rule)
+
+
+@cache
+def load_edit(name: str) -> type[Edit]:
+    """The edit called `name`. Raises UsageError with the nearest name and the valid ones."""
+    return _only(plugins.load(EDITS, name, kind="edit"), Edit)
+
+
+def _only(module: ModuleType, kind: type[Kind]) -> type[Kind]:
     found = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Rule) and value.__module__ == module.__name__
+        if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise UsageError(f"{module.__name__} holds {len(found)} rules", hint="a file holds one subclass of Rule")
+        raise UsageError(f"{module.__name__} holds {len(found)} {kind.__name__.lower()}s", hint="a file holds one")
     return found[0]
 
 
+def _new_rule(name: str) -> Rule:
+    """The rule with its defaults; the rule of a field knows its field."""
+    kind = load_rule(name)
+    given: dict[str, Any] = {"field": name.removeprefix(_FIELD)} if name.startswith(_FIELD) else {}
+    return kind(**given)
+
+
+def _implied(name: str) -> set[str]:
+    """Parameters that the name says already."""
+    return {"field"} if name.startswith(_FIELD) else set()
+
+
+def _spelled_out(step: Rule | Edit, hidden: set[str]) -> dict[str, Any]:
+    parameters = msgspec.to_builtins(step)
+    return {key.replace("_", "-"): value for key, value in parameters.items() if key not in hidden}
+
+
 def describe(name: str) -> str:
-    """The first line of the rule's file, without its full stop."""
-    document = plugins.load(RULES, name, kind="rule").__doc__ or ""
+    """The first line of the rule's or edit's file, without its full stop."""
+    package = EDITS if name in edit_names() else ASKED if name in plugins.names(ASKED) else RULES
+    document = plugins.load(package, name, kind="rule").__doc__ or ""
     return document.strip().partition("\n")[0].rstrip(".")
 
 
@@ -137,17 +208,64 @@ def read_words(name: str) -> WordRule:
     raise plugins.unknown("word splitter", name, valid)
 
 
-def choose_recipe(
-    preset: str | None, rules: Sequence[str] = (), *, words: str | None = None, reporter: Reporter = SILENT
-) -> Recipe:
-    """The recipe that a command line asks for: a preset, changed by `rules`, or the rules alone.
+def load_recipe_file(path: Path) -> Recipe:
+    """The recipe in a TOML file, in a manifest.json, or in the manifest that a filtered stream carries.
 
-    With neither, it is DEFAULT_PRESET, and a notice says so.
+    Raises UsageError where there is none.
     """
-    if preset is None and not rules:
+    if not path.is_file():
+        raise UsageError("no such recipe file", where=str(path), hint="--preset NAME takes one by name")
+    with path.open("rb") as file:
+        start = file.read(1)
+    if start == b"{":
+        manifest: Manifest | None = decode_manifest(path.read_bytes(), where=str(path))
+    else:
+        manifest = read_trailer(path)
+    if manifest is None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError("neither a recipe nor a manifest", where=str(path)) from error
+        return parse_recipe(text, where=str(path))
+    chain = [manifest]
+    for one in chain:
+        if one.stage == "filter" and isinstance(one.config.get("recipe"), dict):
+            return read_recipe(one.config["recipe"], where=str(path))
+        chain.extend(one.upstream)
+    raise UsageError("no run of ptool filter in this manifest", where=str(path))
+
+
+def choose_recipe(
+    preset: str | None,
+    rules: Sequence[str] = (),
+    *,
+    recipe_file: Path | None = None,
+    first: Sequence[Step] = (),
+    words: str | None = None,
+    edits: bool = True,
+    reporter: Reporter = SILENT,
+) -> Recipe:
+    """The recipe that a command line asks for: a preset or a file, changed by `rules`, or the rules alone.
+
+    With none of them, it is DEFAULT_PRESET, and a notice says so. `first` run before everything. Without `edits`, a
+    recipe that has any is refused.
+    """
+    if preset is not None and recipe_file is not None:
+        raise UsageError("--preset and --recipe exclude each other", hint="copy the preset's file and edit that")
+    if preset is None and recipe_file is None and not rules and not first:
         reporter.notice(f"no --preset and no --rule: using --preset {DEFAULT_PRESET}")
         preset = DEFAULT_PRESET
-    recipe = with_rules(None if preset is None else load_preset(preset), rules)
+    chosen = load_preset(preset) if preset is not None else None
+    if recipe_file is not None:
+        chosen = load_recipe_file(recipe_file)
+    if rules or chosen is not None:
+        chosen = with_rules(chosen, rules)
+    recipe = Recipe(steps=tuple(first)) if chosen is None else chosen
+    if chosen is not None and first:
+        recipe = msgspec.structs.replace(chosen, steps=(*first, *chosen.steps))
+    if not edits and recipe.edits:
+        found = ", ".join(step.name for _, step in recipe.edits)
+        raise UsageError(f"the recipe edits documents ({found}) and --no-edits is given", hint="choose another recipe")
     return recipe if words is None else msgspec.structs.replace(recipe, words=read_words(words))
 
 
@@ -159,35 +277,51 @@ def with_rules(recipe: Recipe | None, texts: Sequence[str]) -> Recipe:
     """
     steps = list(recipe.steps) if recipe is not None else []
     for text in texts:
-        name, _, rest = text.partition(":")
-        values = _parse_parameters(name, rest)
-        at = next((index for index, step in enumerate(steps) if step.name == name), None)
-        if at is None:
-            steps.append(Step(name, _changed(load_rule(name)(), values, f"--rule {text}", name)))
-        else:
-            steps[at] = Step(name, _changed(steps[at].rule, values, f"--rule {text}", name))
+        name, values = _parse_rule(text)
+        where = f"--rule {text}"
+        at = [index for index, step in enumerate(steps) if step.name == name]
+        if not at:
+            steps.append(Step(name, _changed(_new_rule(name), values, where, name)))
+        for index in at:
+            step = steps[index]
+            if isinstance(step, EditStep):
+                raise UsageError(f"'{name}' is an edit of the recipe, not a rule", where=where, hint="copy the recipe")
+            steps[index] = Step(name, _changed(step.rule, values, where, name))
     if not steps:
         raise UsageError("no rules", hint=f"for example --preset {DEFAULT_PRESET} or --rule word-count:min=50")
     changed = tuple(steps)
     return Recipe(steps=changed) if recipe is None else msgspec.structs.replace(recipe, steps=changed)
 
 
-def _read_step(table: Mapping[str, Any], where: str) -> Step:
-    values = dict(table)
+def make_rule(name: str, **values: Any) -> Step:
+    """A step from Python: the rule `name` with bounds (min, max) and parameters."""
+    return Step(name, _changed(_new_rule(name), values, name, name))
+
+
+def _read_step(table: Mapping[str, Any], where: str) -> Step | EditStep:
+    values = {key if key in _BOUNDS else key.replace("-", "_"): value for key, value in table.items()}
+    if "edit" in values and "rule" not in values:
+        name = values.pop("edit")
+        if not isinstance(name, str):
+            raise UsageError("the step names no edit", where=where, hint='edit = "c4-lines"')
+        return EditStep(name, _changed_edit(load_edit(name)(), values, where, name))
     name = values.pop("rule", None)
     if not isinstance(name, str):
         raise UsageError("the step names no rule", where=where, hint='rule = "word-count"')
-    return Step(name, _changed(load_rule(name)(), values, where, name))
+    return Step(name, _changed(_new_rule(name), values, where, name))
 
 
 def _changed(rule: Rule, values: Mapping[str, Any], where: str, name: str) -> Rule:
     """`rule` with the bounds and parameters of `values`, checked against its fields."""
-    parameters = [field.name for field in msgspec.structs.fields(rule) if field.name != "accept"]
+    implied = _implied(name)
+    parameters = [field.name for field in msgspec.structs.fields(rule) if field.name not in {"accept", *implied}]
+    shown = [parameter.replace("_", "-") for parameter in parameters]
     for key in values:
         if key not in (*_BOUNDS, *parameters):
-            raise plugins.unknown(f"parameter of {name}", key, (*_BOUNDS, *parameters))
+            raise plugins.unknown(f"parameter of {name}", key, (*_BOUNDS, *shown))
     bounds = {side: values.get(side, getattr(rule.accept, side)) for side in _BOUNDS}
     table = {
+        **{key: getattr(rule, key) for key in implied},
         **{key: values.get(key, getattr(rule, key)) for key in parameters},
         "accept": {side: None if bound == NO_BOUND else bound for side, bound in bounds.items()},
     }
@@ -197,22 +331,51 @@ def _changed(rule: Rule, values: Mapping[str, Any], where: str, name: str) -> Ru
         raise UsageError(str(error), where=where) from error
 
 
-def _parse_parameters(name: str, text: str) -> dict[str, Any]:
+def _changed_edit(edit: Edit, values: Mapping[str, Any], where: str, name: str) -> Edit:
+    """`edit` with the parameters of `values`, checked against its fields."""
+    parameters = [field.name for field in msgspec.structs.fields(edit)]
+    for key in values:
+        if key not in parameters:
+            raise plugins.unknown(f"parameter of {name}", key, [one.replace("_", "-") for one in parameters])
+    try:
+        return msgspec.convert({**msgspec.to_builtins(edit), **values}, type(edit))
+    except msgspec.ValidationError as error:
+        raise UsageError(str(error), where=where) from error
+
+
+def _parse_rule(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and values of `NAME[:PARAMETER=VALUE,...]`; the rule of a field is `field:NAME`."""
+    is_field = text.startswith(_FIELD)
+    name, _, rest = text.removeprefix(_FIELD).partition(":")
+    if is_field:
+        if not name or not all(name.split(".")):
+            raise UsageError(f"--rule {text} names no field", hint="for example --rule field:toxicity:max=0.5")
+        name = _FIELD + name
     values: dict[str, Any] = {}
-    for pair in text.split(",") if text else []:
+    for pair in rest.split(",") if rest else []:
         key, equals, value = pair.partition("=")
+        key = key.replace("-", "_")
         if not equals or not value:
             raise UsageError(f"'{pair}' is not PARAMETER=VALUE", hint=f"for example --rule {name}:min=0.5,max=10")
         if key in values:
-            raise UsageError(f"'{key}' is given twice in --rule {name}:{text}", hint="give it once")
-        values[key] = _parse_bound(value) if key in _BOUNDS else value
-    return values
+            raise UsageError(f"'{key}' is given twice in --rule {text}", hint="give it once")
+        if key == "keep_fraction":
+            values[key] = parse_fraction(value)
+        else:
+            values[key] = _parse_bound(value, signed=is_field) if key in _BOUNDS else value
+    return name, values
 
 
-def _parse_bound(text: str) -> float | str:
-    """A bound as people type it: `0.3`, `30%`, `100_000`, `100k`, or `none`."""
+def _parse_bound(text: str, *, signed: bool) -> float | str:
+    """A bound as people type it: `0.3`, `30%`, `100_000`, `100k`, or `none`; a field's may be negative."""
     if text == NO_BOUND:
         return text
+    if signed and text.startswith("-"):
+        return -_parse_number(text[1:])
+    return _parse_number(text)
+
+
+def _parse_number(text: str) -> float:
     if text.endswith("%"):
         return parse_fraction(text)
     if text[-1:] in tuple("KMBTkmbt"):

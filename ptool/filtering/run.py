@@ -11,8 +11,8 @@ import msgspec
 
 from ptool.errors import TooManyRejected, UsageError
 from ptool.executors import ordered_map
-from ptool.filtering.decisions import Decided, decide
-from ptool.filtering.recipe import Recipe
+from ptool.filtering.decisions import Decided, Dropped, Edited, Failure, decide
+from ptool.filtering.recipe import Recipe, Step
 from ptool.formats.atomic import describing_os_errors
 from ptool.formats.folders import is_folder, my_inputs, parse_shard, plan_folder, run_folder
 from ptool.formats.ledger import ErrorPolicy
@@ -23,7 +23,14 @@ from ptool.text.batch import BadLine, Keys
 from ptool.text.characters import UNICODE_VERSION
 from ptool.units import LARGEST_COUNT
 
-_WORKER_MODULES = ("ptool.filtering.decisions", "ptool.text.words", "ptool.text.lines", "ptool.text.counts")
+_WORKER_MODULES = (
+    "ptool.filtering.decisions",
+    "ptool.text.words",
+    "ptool.text.lines",
+    "ptool.text.counts",
+    "ptool.text.repetition",
+    "ptool.text.line_edits",
+)
 
 
 class Filtering(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +40,8 @@ class Filtering(msgspec.Struct, frozen=True, kw_only=True):
     keys: Keys = Keys()
     options: StreamOptions = StreamOptions()
     jobs: int = 1
+    explain_all: bool = False
+    """Name every rule that a dropped document fails in the rejects."""
 
     def config(self) -> dict[str, Any]:
         """What the manifest records. Which characters are letters depends on the Unicode version."""
@@ -54,15 +63,20 @@ def filter_stream(
     the options reject such lines), TooManyRejected after finishing.
     """
     with_lines = filtering.options.policy.rejects is not None
-    work = partial(decide, recipe=filtering.recipe, keys=filtering.keys, with_lines=with_lines)
+    work = partial(
+        decide, recipe=filtering.recipe, keys=filtering.keys, with_lines=with_lines, explain_all=filtering.explain_all
+    )
     run = TransformRun(
         "filter", filtering.config(), inputs, output, options=filtering.options, reporter=reporter, labels=labels
     )
+    edited = {position: Edited() for position, _ in filtering.recipe.edits}
     with run:
         if not run.up_to_date:
             for decided in ordered_map(work, run.lines(), jobs=filtering.jobs, preload=_WORKER_MODULES):
                 _record(run, decided, filtering.recipe)
-        return run.finish()
+                for position, batch in decided.edited.items():
+                    edited[position].add(batch)
+        return run.finish(_details(filtering.recipe, edited))
 
 
 def filter_folder(
@@ -148,6 +162,28 @@ def _record(run: TransformRun, decided: Decided, recipe: Recipe) -> None:
         if isinstance(one, BadLine):
             run.reject(one.raw + b"\n", path=decided.lines.path, number=one.number, message=one.message)
             continue
-        step = recipe.steps[one.step]
-        accept = [step.rule.accept.min, step.rule.accept.max]
-        run.drop(one.line, {"rule": step.name, "value": one.value, "accept": accept})
+        run.drop(one.line, _reason(one, recipe))
+
+
+def _reason(one: Dropped, recipe: Recipe) -> dict[str, Any]:
+    """What a rejects line says: the first rule that failed, and what else is known."""
+    reason = _named(one.failure, recipe)
+    if one.chars is not None:
+        reason["chars"] = one.chars
+    if one.also:
+        reason["also"] = [_named(failure, recipe) for failure in one.also]
+    return reason
+
+
+def _named(failure: Failure, recipe: Recipe) -> dict[str, Any]:
+    step = recipe.steps[failure.step]
+    if not isinstance(step, Step):
+        raise TypeError(f"{step.name} is no rule")
+    return {"rule": step.name, "value": failure.value, "accept": [step.rule.accept.min, step.rule.accept.max]}
+
+
+def _details(recipe: Recipe, edited: dict[int, Edited]) -> dict[str, Any]:
+    if not edited:
+        return {}
+    found = [{"edit": recipe.steps[position].name, **msgspec.to_builtins(one)} for position, one in edited.items()]
+    return {"edits": found}

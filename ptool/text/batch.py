@@ -25,10 +25,15 @@ from ptool.formats.streams import Lines
 
 if TYPE_CHECKING:
     from ptool.text.lines import LineSpans
+    from ptool.text.repetition import PackedWords, Repeated
+    from ptool.text.segments import Segments
     from ptool.text.words import Words
 
-WordRule = Literal["cjk", "whitespace"]
+WordRule = Literal["cjk", "whitespace", "unicode"]
 """How text is cut into words: words.py."""
+
+Columns = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+"""Texts end to end, uint8[total], and where each begins, int64[n + 1]."""
 
 _JSON_WHITESPACE = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -88,6 +93,7 @@ class Batch:
         self.offsets = offsets
         self.numbers = numbers
         self.word_rule: WordRule = word_rule
+        self._fields: dict[str, list[Any]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -95,7 +101,7 @@ class Batch:
     @classmethod
     def from_texts(cls, texts: Sequence[str], *, word_rule: WordRule = "cjk") -> Batch:
         """A batch of bare texts, with no lines to write out. Raises UnicodeEncodeError for a lone surrogate."""
-        text, offsets = _columns([one.encode() for one in texts])
+        text, offsets = columns_of([one.encode() for one in texts])
         return cls(
             lines=b"",
             line_starts=np.zeros(len(texts) + 1, dtype=np.int64),
@@ -121,11 +127,77 @@ class Batch:
 
         return split_lines(self.text, self.offsets)
 
+    @cached_property
+    def num_chars(self) -> npt.NDArray[np.int64]:
+        """int64[n]: code points of each text (`len`)."""
+        from ptool.text.counts import count_characters
+
+        return count_characters(self.text, self.offsets)
+
+    @cached_property
+    def newline_lines(self) -> Segments:
+        r"""`text.split("\n")` of all texts."""
+        from ptool.text.segments import newline_lines
+
+        return newline_lines(self.text, self.offsets)
+
+    @cached_property
+    def repeated_runs(self) -> tuple[npt.NDArray[np.int64], Repeated]:
+        r"""Pieces of `re.split(r"\n+", text)`: how many (int64[n]), and those that repeat an earlier one."""
+        from ptool.text.repetition import repeated_segments
+        from ptool.text.segments import runs_of_lines
+
+        runs = runs_of_lines(self.newline_lines)
+        return runs.counts, repeated_segments(runs)
+
+    @cached_property
+    def repeated_paragraphs(self) -> tuple[npt.NDArray[np.int64], Repeated]:
+        """Paragraphs: how many (int64[n]), and those that repeat an earlier one."""
+        from ptool.text.repetition import repeated_segments
+        from ptool.text.segments import paragraphs
+
+        found = paragraphs(self.newline_lines)
+        return found.counts, repeated_segments(found)
+
+    @cached_property
+    def filled_lines(self) -> Segments:
+        """The newline lines that are not whitespace alone."""
+        return self.newline_lines.where(~self.newline_lines.blank)
+
+    @cached_property
+    def packed_words(self) -> PackedWords:
+        """The words end to end, for n-grams; made on first use."""
+        from ptool.text.repetition import pack_words
+
+        return pack_words(self.words)
+
     def count(self, wanted: str) -> npt.NDArray[np.int64]:
         """int64[n]: how often `wanted` occurs in each text, without overlap (`str.count`)."""
         from ptool.text.counts import count_substring
 
         return count_substring(self.text, self.offsets, wanted)
+
+    def with_texts(self, columns: Columns) -> Batch:
+        """The same documents with other texts; their lines stay as they are."""
+        text, offsets = columns
+        return Batch(
+            lines=self.lines,
+            line_starts=self.line_starts,
+            ids=self.ids,
+            sources=self.sources,
+            text=text,
+            offsets=offsets,
+            numbers=self.numbers,
+            word_rule=self.word_rule,
+        )
+
+    def fields(self, path: str) -> list[Any]:
+        """What stands under `path` in each document's line (`scores.toxicity`: nested); None where nothing does."""
+        from ptool.text.fields import read_fields
+
+        if path not in self._fields:
+            self._fields[path] = read_fields(self.lines, self.line_starts, path)
+        return self._fields[path]
 
     def line(self, index: int) -> bytes:
         """The line of document `index` as it is to be written, with its newline."""
@@ -181,7 +253,7 @@ def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk
         ids.append(identity)
         sources.append(known_sources[raw_source])
         numbers.append(number)
-    text, offsets = _columns(texts)
+    text, offsets = columns_of(texts)
     pieces.append(b"")  # so that the last line ends in a newline too
     batch = Batch(
         lines=b"\n".join(pieces),
@@ -240,7 +312,8 @@ def _splice_start(keys: Keys, origin: str) -> bytes:
     return msgspec.json.encode(keys.id) + b":" + msgspec.json.encode(f"{name}#")[:-1]
 
 
-def _columns(texts: list[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def columns_of(texts: list[bytes]) -> Columns:
+    """Texts (UTF-8) as columns."""
     return np.frombuffer(b"".join(texts), dtype=np.uint8), _offsets([len(text) for text in texts])
 
 

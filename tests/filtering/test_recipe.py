@@ -136,7 +136,10 @@ def test_a_rule_that_cannot_be_is_refused_with_a_way_out(text: str, message: str
         ("[[steps]]\nmin = 3", "the step names no rule"),
         ("[[steps]]\nrule = 'stop-words'\nmin = 'two'", "my.toml, step 1: .*float"),
         ("[[steps]]\nrule = 'stop-words'\nmin = nan", "finite"),
-        ("words = 'latin'\n[[steps]]\nrule='stop-words'", "unknown word splitter 'latin' .*valid: cjk, whitespace"),
+        (
+            "words = 'latin'\n[[steps]]\nrule='stop-words'",
+            "unknown word splitter 'latin' .*valid: cjk, whitespace, unicode",
+        ),
         ("[[steps", "my.toml: not TOML"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ ALPHABET = (
 nasty = st.text(st.sampled_from(ALPHABET), max_size=40)
 any_text = st.text(max_size=40)
 many_texts = st.lists(nasty | any_text, max_size=5)
-RULES: tuple[WordRule, ...] = ("cjk", "whitespace")
+RULES: tuple[WordRule, ...] = ("cjk", "whitespace", "unicode")
 
 CJK = (
     "\u3005-\u3007\u3021-\u3029\u3038-\u303b\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fffd\U00030000-\U0003fffd"
@@ -35,9 +36,19 @@ JOINING = "\u3099\u309a\uff9e\uff9f\ufe00-\ufe0f\U000e0100-\U000e01ef"
 CJK_WORD = re.compile(f"[{CJK}][{JOINING}]*|[^{CJK}]+")
 
 
+PARTS = "".join(
+    re.escape(character) for character in {*ALPHABET, *"09_"} if character == "_" or character.isalnum()
+    or unicodedata.category(character).startswith("M")
+)  # fmt: skip
+PART = f"(?:(?![{CJK}])(?:[{PARTS}]|\\w))"
+UNICODE_WORD = re.compile(f"[{CJK}][{JOINING}]*|{PART}+(?:(?:['’.]|(?<=[0-9]),(?=[0-9])){PART}+)*|\\S")
+
+
 def twin_words(text: str, rule: WordRule) -> list[str]:
     if rule == "whitespace":
         return text.split()
+    if rule == "unicode":
+        return UNICODE_WORD.findall(text)
     return [word for run in text.split() for word in CJK_WORD.findall(run)]
 
 
@@ -50,6 +61,8 @@ def spans(batch: Batch, found: Words | LineSpans, document: int) -> list[str]:
 @pytest.mark.parametrize("rule", RULES)
 @given(texts=many_texts)
 def test_words_equal_their_twin(rule: WordRule, texts: list[str]) -> None:
+    if rule == "unicode":  # `re` knows no category of marks: the twin has those of the alphabet
+        texts = [re.sub(f"[^{re.escape(ALPHABET)}]", "'", text) for text in texts]
     batch = Batch.from_texts(texts, word_rule=rule)
     for document, text in enumerate(texts):
         expected = twin_words(text, rule)
@@ -147,9 +160,35 @@ def test_cjk_words(text: str, words: list[str]) -> None:
     assert spans(batch, batch.words, 0) == words
 
 
+def test_unicode_words_are_cut_at_punctuation() -> None:
+    texts = ["It's 1,234.5 e.g. co-op, (a_b) x,y 世界peace！"]
+    expected = [
+        "It's",
+        "1,234.5",
+        "e.g",
+        ".",
+        "co",
+        "-",
+        "op",
+        ",",
+        "(",
+        "a_b",
+        ")",
+        "x",
+        ",",
+        "y",
+        "世",
+        "界",
+        "peace",
+        "！",
+    ]
+    batch = Batch.from_texts(texts, word_rule="unicode")
+    assert spans(batch, batch.words, 0) == expected
+
+
 def test_english_has_the_same_words_under_both_rules() -> None:
     texts = ["It's 10 o'clock — said \u201cthe\u201d cafés' owner…\n\n- and\tso on"]
-    columns = [word_spans(*columns_of(Batch.from_texts(texts)), rule) for rule in RULES]
+    columns = [word_spans(*columns_of(Batch.from_texts(texts)), rule) for rule in RULES[:2]]
     for one, other in zip(*columns, strict=True):
         assert one.tolist() == other.tolist()
 

@@ -1,0 +1,30 @@
+"""Share of the text taken by the commonest two words in a row.
+
+Source: Gopher (Rae et al. 2021, arXiv:2112.11446, table A1): at most 0.2. Occurrences times characters with the
+spaces between, over the characters of the text; of equally common ones the first, and a single occurrence counts, as
+in datatrove 0.10.1.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ptool.filtering.protocol import Measured, Range, Rule, ratio
+from ptool.text.batch import Batch
+
+
+class Top2Gram(Rule, frozen=True):
+    """Drops keyword lists and slogans."""
+
+    accept: Range = Range(max=0.2)
+
+    keeps: ClassVar = (
+        "one two three four five six seven eight nine ten eleven twelve thirteen and fourteen " + "0" * 99,
+        "word",
+        "",
+    )
+    drops: ClassVar = ("buy it " * 20,)
+
+    def measure(self, batch: Batch) -> Measured:
+        """Characters of the top 2-gram over all characters; 0 with fewer than 2 words."""
+        return ratio(batch.packed_words.top_ngram_chars(2), batch.num_chars)

@@ -1,0 +1,164 @@
+"""Edits: their own examples, what they do to lines, and that a recipe measures what an edit left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptool.errors import UsageError
+from ptool.filtering.decisions import Dropped, decide
+from ptool.filtering.recipe import (
+    EditStep,
+    choose_recipe,
+    describe,
+    edit_names,
+    load_edit,
+    parse_recipe,
+    read_recipe,
+)
+from ptool.filtering.run import Filtering, filter_stream
+from ptool.formats.ledger import ErrorPolicy
+from ptool.formats.stages import StreamOptions
+from ptool.formats.streams import Lines, StreamReader
+from ptool.text.batch import Batch, Keys
+
+NAMES = edit_names()
+ANY_TEXT = st.text(st.sampled_from('ab .\n\r\t"\\{}é中🙂\x00\u2028'), max_size=30) | st.text(max_size=20)
+
+
+def applied(name: str, texts: list[str]) -> list[str]:
+    batch = Batch.from_texts(texts)
+    edited = batch.with_texts(load_edit(name)().apply(batch))
+    return [edited.text_of(index).decode() for index in range(len(texts))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_edit_does_its_own_examples_and_only_once(name: str) -> None:
+    kind = load_edit(name)
+    before = [one for one, _ in kind.changes]
+    after = [other for _, other in kind.changes]
+    assert applied(name, before) == after
+    assert applied(name, [*after, *kind.leaves]) == [*after, *kind.leaves]
+    assert 10 < len(describe(name)) < 80
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(texts=st.lists(ANY_TEXT, max_size=4))
+def test_an_edit_takes_any_text_and_is_blind_to_neighbours(name: str, texts: list[str]) -> None:
+    assert applied(name, texts) == [applied(name, [text])[0] for text in texts]
+
+
+def edit_recipe(edit: str, *rules: str) -> str:
+    return f'[[steps]]\nedit = "{edit}"\n' + "".join(f"[[steps]]\n{rule}\n" for rule in rules)
+
+
+STRIP = parse_recipe(edit_recipe("strip-edges", 'rule = "text-length"'), where="x")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            ANY_TEXT,
+            st.dictionaries(
+                st.text(max_size=5) | st.sampled_from(["te\\xt", "a"]), st.text(max_size=9) | st.integers()
+            ),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_only_the_text_of_an_edited_line_is_written_anew(
+    documents: list[tuple[str, dict[str, str | int], bool]],
+) -> None:
+    lines, expected = b"", b""
+    for text, fields, ascii_only in documents:
+        document = {**fields, "id": "1", "text": text, "more": {"text": [text, "x"]}}
+        line = json.dumps(document, ensure_ascii=ascii_only).encode("utf-8", "replace") + b"\n"
+        lines += line
+        if text.strip() == text:
+            expected += line if text else b""
+        elif text.strip():
+            old = json.dumps(text, ensure_ascii=ascii_only).encode()
+            at = line.index(b'"text": ' + old + b', "more"') + len(b'"text": ')
+            kept = decide(Lines(line, "a", "a", 1), STRIP, Keys()).kept
+            assert kept.startswith(line[:at])
+            assert kept.endswith(line[at + len(old) :])
+            assert json.loads(kept) == {**document, "text": text.strip()}
+            expected += kept
+    assert decide(Lines(lines, "a", "a", 1), STRIP, Keys()).kept == expected
+
+
+def test_a_key_that_is_written_with_escapes_is_found_too() -> None:
+    line = b'{"\\u0074ext":" a ","id":"1","n":1.50}\n'
+    assert json.loads(decide(Lines(line, "a", "a", 1), STRIP, Keys()).kept) == {"text": "a", "id": "1", "n": 1.5}
+
+
+def test_of_equal_keys_the_last_one_counts() -> None:
+    line = b'{"text":" x ","id":"1","text":" a "}\n'
+    assert decide(Lines(line, "a", "a", 1), STRIP, Keys()).kept == b'{"text":" x ","id":"1","text":"a"}\n'
+
+
+def test_a_measurement_after_an_edit_sees_the_edited_text_and_a_dropped_line_is_the_original() -> None:
+    rules = 'rule = "word-count"\nmin = 4'
+    before = parse_recipe(f"[[steps]]\n{rules}\n" + edit_recipe("c4-lines"), where="x")
+    after = parse_recipe(edit_recipe("c4-lines", rules), where="x")
+    line = b'{"id":"1","text":"Home\\nThree words here.\\n"}\n'
+    assert decide(Lines(line, "a", "a", 1), before, Keys()).kept == b'{"id":"1","text":"Three words here."}\n'
+    dropped = decide(Lines(line, "a", "a", 1), after, Keys()).removed[0]
+    assert isinstance(dropped, Dropped)
+    assert dropped.line == line
+    assert dropped.failure.value == 3
+    assert dropped.chars == (23, 17)
+
+
+def test_the_manifest_and_the_rejects_have_the_lengths(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'{"id":"1","text":"  a b "}\n{"id":"2","text":"cd"}\n{"id":"3","text":"  "}\n')
+    options = StreamOptions(policy=ErrorPolicy(rejects=tmp_path / "no.jsonl"))
+    report = filter_stream(Filtering(recipe=STRIP, options=options), [source], tmp_path / "out.jsonl.zst")
+    assert report.manifest.details == {
+        "edits": [{"edit": "strip-edges", "documents": 2, "chars_before": 10, "chars_after": 5}]
+    }
+    reason = json.loads((tmp_path / "no.jsonl").read_bytes())["ptool"]
+    assert reason["chars"] == [2, 0]
+    kept = b"".join(lines.data for lines in StreamReader([tmp_path / "out.jsonl.zst"]))
+    assert kept == b'{"id":"1","text":"a b"}\n{"id":"2","text":"cd"}\n'
+
+
+def test_a_recipe_with_edits_survives_the_manifest_and_can_be_refused() -> None:
+    recipe = choose_recipe("fineweb")
+    assert [step.name for _, step in recipe.edits] == ["c4-lines", "strip-edges"]
+    again = read_recipe(json.loads(json.dumps(recipe.config())))
+    assert again.steps == recipe.steps
+    assert isinstance(again.steps[22], EditStep)
+    with pytest.raises(UsageError, match=r"edits documents \(c4-lines, strip-edges\) and --no-edits is given"):
+        choose_recipe("fineweb", edits=False)
+    assert choose_recipe("fineweb-quality", edits=False).steps
+    with pytest.raises(UsageError, match="unknown parameter of c4-lines 'terminals'.*did you mean terminal"):
+        parse_recipe('[[steps]]\nedit = "c4-lines"\nterminals = true', where="x")
+    with pytest.raises(UsageError, match="an edit of the recipe, not a rule"):
+        choose_recipe("c4", ["c4-lines"])
+
+
+def test_a_recipe_is_repeated_from_its_file_its_manifest_and_its_output(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'{"id":"1","text":"  a b "}\n')
+    mine = tmp_path / "mine.toml"
+    mine.write_text(edit_recipe("strip-edges", 'rule = "word-count"\nmin = 1'))
+    first = choose_recipe(None, recipe_file=mine)
+    filter_stream(Filtering(recipe=first), [source], tmp_path / "out.jsonl")
+    filter_stream(Filtering(recipe=first), [source], tmp_path / "out.jsonl.zst")
+    for made in ("out.jsonl.manifest.json", "out.jsonl.zst"):
+        assert choose_recipe(None, recipe_file=tmp_path / made).steps == first.steps
+    with pytest.raises(UsageError, match="exclude each other"):
+        choose_recipe("c4", recipe_file=mine)
+    with pytest.raises(UsageError, match="no such recipe file"):
+        choose_recipe(None, recipe_file=tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="neither a recipe nor a manifest"):
+        (tmp_path / "x").write_bytes(b"\xff\xfe")
+        choose_recipe(None, recipe_file=tmp_path / "x")

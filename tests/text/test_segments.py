@@ -1,0 +1,191 @@
+"""Segments, repetition, sentences and edits of lines equal their plain-Python twins, on nasty text and on any text."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ptool.text import kinds
+from ptool.text.batch import Batch
+from ptool.text.line_edits import differ, edit_lines, strip_edges
+from ptool.text.repetition import pack_words, repeated_segments
+from ptool.text.segments import Segments, paragraphs, runs_of_lines
+from ptool.text.sentences import count_sentences
+from ptool.text.words import split_words
+
+PIECES = [
+    "\n", "\n", "\n\n", " ", "\t", "\r\n", "\u2028", "\x85", "\x00", "a", "b", "ab", "É", "中", "文。",
+    "🙂", "e\u0301", "A.", "J. ", "Σ.", "?", "!", ".", "...", "…", '"', "'", "”", "[1]", "[１２]",
+    "[edit]", "[citation needed]", "[", "]", "javascript", "JavaScript", "lorem ipsum", "Lorem Ipsum",
+    "{", "}", "privacy policy", "coo\u212aie policy", "coo\u212aie", "use cookies", "uses cookies",
+    "terms of use", "one two three four.", "x" * 1001, "word " * 5,
+]  # fmt: skip
+nasty = st.lists(st.sampled_from(PIECES), max_size=25).map("".join)
+texts_of = st.lists(nasty | st.text(max_size=20), max_size=4)
+
+
+def pieces(batch: Batch, found: Segments, document: int) -> list[str]:
+    first, last = found.doc_offsets[document : document + 2]
+    pairs = zip(found.starts[first:last], found.ends[first:last], strict=True)
+    texts = [batch.text[start:end].tobytes().decode() for start, end in pairs]
+    assert found.num_chars[first:last].tolist() == [len(text) for text in texts]
+    return texts
+
+
+def find_duplicates(found: list[str]) -> tuple[int, int]:
+    seen: set[str] = set()
+    num = chars = 0
+    for one in found:
+        if one in seen:
+            num += 1
+            chars += len(one)
+        seen.add(one)
+    return num, chars
+
+
+@given(texts_of)
+@example(["\n", "", "\n\n\n", "a\n", "\na", " \n \n", "a\n \nb", "\n\n a \n\n\nb\u3000\n\n"])
+def test_segments_equal_their_twins(texts: list[str]) -> None:
+    batch = Batch.from_texts(texts)
+    lines = batch.newline_lines
+    runs = runs_of_lines(lines)
+    found = paragraphs(lines)
+    for document, text in enumerate(texts):
+        assert pieces(batch, lines, document) == text.split("\n")
+        assert pieces(batch, runs, document) == re.split("\n+", text)
+        assert pieces(batch, found, document) == re.split("\n{2,}", text.strip())
+        filled = [line for line in text.split("\n") if line.strip()]
+        assert pieces(batch, batch.filled_lines, document) == filled
+        assert batch.num_chars[document] == len(text)
+
+
+@given(texts_of)
+def test_repeated_pieces_equal_a_python_set(texts: list[str]) -> None:
+    lines = Batch.from_texts(texts).newline_lines
+    found = repeated_segments(lines)
+    for document, text in enumerate(texts):
+        assert (found.num[document], found.num_chars[document]) == find_duplicates(text.split("\n"))
+
+
+few_words = st.lists(st.sampled_from(["a", "aa", "b", "ab", "中", "é" * 3]), max_size=60).map(" ".join)
+
+
+@given(st.lists(few_words | nasty, max_size=4), st.integers(1, 6))
+@example(["a aa aa a a aa"], 2)  # equal letters, different words
+def test_ngrams_equal_datatroves_functions(texts: list[str], n: int) -> None:
+    batch = Batch.from_texts(texts, word_rule="whitespace")
+    repeated = batch.packed_words.repeated_ngram_chars(n)
+    top = batch.packed_words.top_ngram_chars(n)
+    for document, text in enumerate(texts):
+        words = text.split()
+        assert repeated[document] == find_all_duplicate(words, n)
+        ngrams = [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+        expected = Counter(ngrams).most_common(1)[0] if ngrams else ("", 0)
+        assert top[document] == len(expected[0]) * expected[1]
+
+
+def find_all_duplicate(words: list[str], n: int) -> int:
+    unique = set()
+    repeated = position = 0
+    while position < len(words) - n + 1:
+        ngram = "".join(words[position : position + n])
+        if ngram in unique:
+            repeated += len(ngram)
+            position += n
+        else:
+            unique.add(ngram)
+            position += 1
+    return repeated
+
+
+def test_ngrams_longer_than_the_known_powers_and_many_documents() -> None:
+    texts = ["x" * 3000 + " y " + "x" * 3000 + " y", "a b " * 5000, "", "one"] * 3
+    batch = Batch.from_texts(texts)
+    packed = pack_words(split_words(batch.text, batch.offsets))
+    assert packed.repeated_ngram_chars(2).tolist() == [find_all_duplicate(text.split(), 2) for text in texts]
+    assert packed.top_ngram_chars(2).tolist()[:4] == [2 * 3002, 5000 * 3, 0, 0]
+
+
+TERMINALS = "".join(chr(code) for code in np.flatnonzero(kinds.character_kinds() & kinds.TERMINAL))
+
+
+def sentences_in(line: str) -> int:
+    """The regular expression of datatrove, in `re`, which knows no \\p{Lu}."""
+    capitals = "".join(sorted({character for character in line if unicodedata.category(character) == "Lu"}))
+    capital = f"(?:[{capitals}]\\.)|" if capitals else ""
+    return max(1, len(re.findall(f"(?:{capital}.)+?[{re.escape(TERMINALS)}\n]+[\"'”]?", line)))
+
+
+@given(texts_of)
+@example(["J. Smith came. He left", "A.", "A. B. C.", "...", ". a. b", '"Go!" she said. "Why?”', "？！中文。好"])
+def test_sentences_equal_the_regular_expression(texts: list[str]) -> None:
+    found = count_sentences(Batch.from_texts(texts).newline_lines)
+    for document, text in enumerate(texts):
+        assert found[document] == (sum(map(sentences_in, text.split("\n"))) if text else 0)
+
+
+POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+
+
+def edited(text: str, *, terminal: bool) -> str:
+    """C4QualityFilter's loop, with lines that end the document left in instead."""
+    kept = []
+    for line in text.splitlines():
+        line = line.strip()
+        words = line.split()
+        if any(len(word) > 1000 for word in words):
+            continue
+        line = re.sub(r"\[\d*]|\[edit]|\[citation needed]", "", line)
+        if terminal and (not line.endswith((".", "?", "!", '"', "'")) or line.endswith("...")):
+            continue
+        if len(words) < 3:
+            continue
+        lower = line.lower()
+        if "lorem ipsum" not in lower:
+            if "javascript" in lower:
+                continue
+            if "{" not in line and any(phrase in lower for phrase in POLICY):
+                continue
+        kept.append(line)
+    return "\n".join(kept)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@given(texts=texts_of)
+@example(
+    texts=["a b c coo\u212aie policy d.", "J\u0130 a lorem \u0130psum b c", "[1] [2] [3]", "a b c [edit].\nd e f."]
+)
+def test_edited_lines_equal_c4s_loop(texts: list[str], terminal: bool) -> None:
+    batch = Batch.from_texts(texts)
+    text, offsets = edit_lines(batch.text_lines, terminal=terminal)
+    expected = [edited(one, terminal=terminal) for one in texts]
+    found = [text[start:end].tobytes().decode() for start, end in itertools.pairwise(offsets)]
+    assert found == expected
+    assert differ(batch.text, batch.offsets, text, offsets).tolist() == [
+        one != other for one, other in zip(texts, expected, strict=True)
+    ]
+
+
+@given(texts_of)
+def test_stripped_edges_equal_str_strip(texts: list[str]) -> None:
+    batch = Batch.from_texts(texts)
+    text, offsets = strip_edges(batch.text, batch.offsets)
+    found = [text[start:end].tobytes().decode() for start, end in itertools.pairwise(offsets)]
+    assert found == [one.strip() for one in texts]
+
+
+def test_every_code_point_has_the_kind_that_python_gives_it() -> None:
+    found = kinds.character_kinds()
+    for code in range(0x110000):
+        category = unicodedata.category(chr(code))
+        assert bool(found[code] & kinds.DIGIT) == (category == "Nd")
+        assert bool(found[code] & kinds.UPPER) == (category == "Lu")
+        assert bool(found[code] >> kinds.SCRIPT_SHIFT) == chr(code).isalpha()
+    assert len(TERMINALS) == 159  # datatrove 0.10.1: len(TERMINAL_PUNCTUATION)
