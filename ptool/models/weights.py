@@ -30,7 +30,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], config: ModelConfig) -
     Tensors that are views of a larger buffer, such as ZeRO's flat ones, are written without the rest of it.
     Raises `OutputError` when the state is not that of `config` or cannot be written.
     """
-    problem = _mismatch(state, config)
+    problem = mismatch(state, config)
     if problem is not None:
         raise OutputError(f"these weights are not those of the model: {problem}", where=str(path))
     compact = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
@@ -51,7 +51,7 @@ def load_weights(path: Path, config: ModelConfig) -> Decoder:
     another model; `DamagedInput` for a cut or altered file.
     """
     state = _read(path)
-    problem = _mismatch(state, config)
+    problem = mismatch(state, config)
     if problem is not None:
         raise InputError(
             f"these weights are not those of the model: {problem}",
@@ -89,7 +89,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def _mismatch(state: Mapping[str, Any], config: ModelConfig) -> str | None:
+def mismatch(state: Mapping[str, Any], config: ModelConfig) -> str | None:
     """What keeps `state` from being the weights of `config`, in one sentence; None when they fit."""
     shapes = weight_shapes(config)
     for text, names in (("missing", shapes.keys() - state.keys()), ("unknown", state.keys() - shapes.keys())):
