@@ -13,6 +13,7 @@ from ptool.errors import UsageError
 from ptool.formats.ledger import ErrorPolicy
 from ptool.formats.shards import token_dtype
 from ptool.text.batch import Keys
+from ptool.tokenizers.engines import EngineChoice
 from ptool.tokenizers.loading import load_tokenizer
 from ptool.tokenizing.intake import Reading
 from ptool.tokenizing.run import Eod, TokenizeConfig, resolve_eod
@@ -32,7 +33,9 @@ def parse_eod(text: str) -> Eod:
 
 def tokenize(
     output: opt.FolderOutput,
-    tokenizer: Annotated[Path, typer.Option(metavar="FILE", help="The tokenizer: a SentencePiece model.")],
+    tokenizer: Annotated[
+        Path, typer.Option(metavar="FILE", help="A SentencePiece model, tokenizer.json, rank file, or `bytes`.")
+    ],
     inputs: opt.Inputs = None,
     eod: Annotated[
         str, typer.Option(metavar="auto|none|ID", help="The token after every document; auto: the tokenizer's </s>.")
@@ -40,6 +43,9 @@ def tokenize(
     max_shard_tokens: Annotated[
         int, typer.Option(parser=parse_count, metavar="N", help="A shard ends before it would have more tokens.")
     ] = 1_000_000_000,
+    engine: Annotated[
+        EngineChoice, typer.Option(help="What encodes: the tokenizer's own library, or a faster one that is checked.")
+    ] = "auto",
     jobs: opt.Jobs = None,
     text_key: opt.TextKey = "text",
     id_key: opt.IdKey = "id",
@@ -58,8 +64,17 @@ def tokenize(
     source, hash and bytes of the text (.docs, .ids), so that every token can be traced. The folder also holds the
     tokenizer, and a manifest with the tokens of every source.
 
-    Documents keep their order, are never split over shards, and end in the token that --eod names. A document without
-    text is kept and counted. On stdout goes one line that ptool pack reads.
+    The tokenizer is told by its content: a SentencePiece model (BPE or Unigram), a Hugging Face tokenizer.json, a
+    tiktoken rank file, whose pattern is named by FILE.cl100k.tiktoken or FILE:cl100k (r50k, cl100k, o200k, qwen2), or
+    the word bytes. Names of special tokens inside a text are text. BPE is encoded by a faster engine (gigatoken) where
+    it takes the file: only after it gave the library's ids for the first documents, and one text in a thousand is
+    compared all along. A difference on the first documents leaves the work to the library; a later one ends the run
+    with nothing published. --engine reference uses the library alone; the bytes are the same. Some texts are decoded
+    again, and a tokenizer that does not give them back is called lossy in the manifest.
+
+    A run that was stopped goes on after its last complete shard. Documents keep their order, are never split over
+    shards, and end in the token that --eod names. A document without text is kept and counted. On stdout goes one line
+    that ptool pack reads.
 
     Examples:
         ptool tokenize clean.jsonl.zst --tokenizer tok.model -o tok/
@@ -90,6 +105,7 @@ def tokenize(
         tokenizer,
         config,
         reading=reading,
+        engine=engine,
         jobs=opt.resolve_jobs(jobs),
         force=force,
         reporter=out.reporter,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -85,6 +85,15 @@ def check_files(folder: Path, manifest: Manifest, *, verify: bool) -> None:
             raise DamagedInput("the file is not the one the manifest tells of", where=str(path))
 
 
+def is_whole(folder: Path, manifest: Manifest) -> bool:
+    """Whether every file that the manifest lists is there with its size."""
+    try:
+        check_files(folder, manifest, verify=False)
+    except DamagedInput:
+        return False
+    return True
+
+
 def artefact_line(folder: Path, manifest: Manifest) -> bytes:
     """What a command prints for the next one to read."""
     return msgspec.json.encode({"artefact": str(folder.resolve()), "manifest": manifest}, order="sorted") + b"\n"
@@ -123,6 +132,7 @@ class FolderWriter:
         self.existing: Manifest | None = None
         self._work = {"stage": stage, "version": __version__, "config": config}
         self._names: list[str] = []
+        self._retained: set[str] = set()
         self._force = force
         self._started = False
         self._record = RunRecord()
@@ -164,8 +174,9 @@ class FolderWriter:
     ) -> None:
         if error is not None and self._started:
             for name in [*self._names, WORK]:
-                with suppress(OSError):
-                    (self.folder / name).unlink()
+                if name not in self._retained:
+                    with suppress(OSError):
+                        (self.folder / name).unlink()
             with suppress(OSError):
                 self.folder.rmdir()  # only when nothing of anybody else is in it
 
@@ -190,6 +201,14 @@ class FolderWriter:
     def adopt(self, name: str) -> None:
         """Count a file that is in the folder already, whole, as one of the artefact's."""
         self._names.append(name)
+
+    def retain(self, names: Iterable[str]) -> None:
+        """Leave these files there when the work is stopped, for the next run to go on from."""
+        self._retained |= {*names, WORK}
+
+    def release(self) -> None:
+        """Take back what `retain` said."""
+        self._retained.clear()
 
     def commit(self, manifest: Manifest) -> Manifest:
         """List and digest the files, and write the manifest: now this is an artefact."""

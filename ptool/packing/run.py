@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ptool.errors import DamagedInput, UsageError
-from ptool.formats.artefacts import FolderWriter, check_files
+from ptool.errors import UsageError
+from ptool.formats.artefacts import FolderWriter, is_whole
 from ptool.formats.documents import Records
 from ptool.formats.manifests import Counts, Manifest, new_manifest
 from ptool.formats.packed import SPLITS, PackedLayout, SplitCounts
@@ -78,7 +78,7 @@ def pack(
     source = open_source(tokens, tokenizer)
     settings = _settings(config, source)
     writer = FolderWriter(output, stage=STAGE, config=settings, force=force)
-    if writer.existing is not None and _is_whole(output, writer.existing):
+    if writer.existing is not None and is_whole(output, writer.existing):
         reporter.notice(f"up to date: {output}")
         return PackReport(manifest=writer.existing, output=output, up_to_date=True)
 
@@ -212,11 +212,3 @@ def _sum_of_squares(lengths: Integers) -> int:
     """Exact: the squares of a large corpus do not fit into 64 bits."""
     values, counts = np.unique(lengths, return_counts=True)
     return sum(value * value * count for value, count in zip(values.tolist(), counts.tolist(), strict=True))
-
-
-def _is_whole(folder: Path, manifest: Manifest) -> bool:
-    try:
-        check_files(folder, manifest, verify=False)
-    except DamagedInput:
-        return False
-    return True

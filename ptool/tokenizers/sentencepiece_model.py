@@ -25,6 +25,7 @@ from ptool.errors import InputError, UsageError
 
 SPACE_MARK = "\u2581"
 _BPE = 2  # TrainerSpec.ModelType in sentencepiece_model.proto
+_CONTROL = 3  # SentencePiece.Type in the same file
 _PIECE_CHARACTERS = 512
 """A text is cut once it is this long; from 200 to 4,000 the speed differs by less than the noise."""
 
@@ -44,6 +45,7 @@ class SentencePieceTokenizer:
 
         sentencepiece.SetMinLogLevel(2)  # the C++ library logs to stderr by itself
         self.file = file
+        self.data = data
         self.fingerprint = f"sha256:{hashlib.sha256(data).hexdigest()}"
         spec = sentencepiece_model_pb2.ModelProto()
         try:
@@ -57,6 +59,10 @@ class SentencePieceTokenizer:
         self.vocab_size: int = processor.vocab_size()
         self.eos_id: int | None = _valid(processor.eos_id())
         self.pad_id: int | None = _valid(processor.pad_id())
+        self.unk_id: int | None = _valid(processor.unk_id())
+        self.byte_ids = np.array(
+            [token for token in range(self.vocab_size) if processor.is_byte(token)], dtype=np.int32
+        )
         self.lossless = _is_lossless(spec)
         self._mark_ids = np.array(
             [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()] if self.lossless else [],
@@ -64,6 +70,8 @@ class SentencePieceTokenizer:
         )
         cuttable = self.lossless and spec.trainer_spec.model_type == _BPE
         self._neighbours = _neighbours(spec) if cuttable else None
+        self.control_pieces = [piece.piece for piece in spec.pieces if piece.type == _CONTROL]
+        """Names of tokens that no text has, though a text may spell them."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of each text. Raises UsageError for a text that is not Unicode (a lone surrogate)."""
@@ -140,5 +148,5 @@ def _valid(token: int) -> int | None:
 
 
 def _not_a_model(file: Path) -> InputError:
-    hint = "ptool reads SentencePiece .model files; ptool train-tokenizer makes one"
+    hint = "ptool reads SentencePiece .model, tokenizer.json and .tiktoken files; ptool train-tokenizer makes them"
     return InputError("not a tokenizer that ptool reads", where=str(file), hint=hint)

@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,10 @@ from ptool.errors import BadDocument, InputError, TooManyRejected, UsageError
 from ptool.formats.artefacts import open_artefact
 from ptool.formats.ledger import ErrorPolicy
 from ptool.formats.shards import TokenShards
+from ptool.formats.streams import StreamReader
+from ptool.tokenizers.engines import Difference, EngineMismatch
 from ptool.tokenizers.loading import Tokenizer, load_tokenizer
+from ptool.tokenizing.encoding import EncodedBatch, Encoding, Item, encode_batch
 from ptool.tokenizing.intake import Reading
 from ptool.tokenizing.run import TokenizeConfig, tokenize
 from ptool.tokenizing.vocabulary import VocabularyConfig, train
@@ -216,7 +221,7 @@ def test_a_run_that_was_stopped_is_no_artefact_and_the_next_one_ends_with_the_sa
     assert process.stdin is not None
     process.stdin.write(source.read_bytes())
     process.stdin.flush()  # and no end: the run waits for more
-    while not list(folder.glob(".shard-00000.bin.*.part")):
+    while not (folder / "work.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
@@ -228,3 +233,82 @@ def test_a_run_that_was_stopped_is_no_artefact_and_the_next_one_ends_with_the_sa
     tokenize([source], folder, tokenizer.file)
     tokenize([source], tmp_path / "unbroken", tokenizer.file)
     assert contents(folder) == contents(tmp_path / "unbroken")
+
+
+def test_a_run_that_was_killed_goes_on_after_its_last_complete_shard(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [{"text": text * 9, "source": str(number % 3)} for number, text in enumerate(TOPICS * 4)]
+    source, other = stream(tmp_path / "in.jsonl", documents), stream(tmp_path / "other.jsonl", documents[1:])
+    shorter = stream(tmp_path / "shorter.jsonl", documents[:5])
+    config = TokenizeConfig(shard_tokens=150_000)
+    small = partial(StreamReader, batch_bytes=1 << 14)
+    monkeypatch.setattr("ptool.tokenizing.intake.StreamReader", small)
+    tokenize([source], tmp_path / "unbroken", tokenizer.file, config)
+
+    folder, encoded = tmp_path / "tok", []
+
+    def count(encoding: Encoding, item: Item) -> EncodedBatch:
+        encoded.append(item.known)
+        if len(encoded) == 4:
+            raise KeyboardInterrupt
+        return encode_batch(encoding, item)
+
+    monkeypatch.setattr("ptool.tokenizing.run.encode_batch", count)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize([source], folder, tokenizer.file, config)
+    assert list(folder.glob("shard-*.done"))
+    assert not (folder / "manifest.json").exists()
+    for wrong in (other, shorter):
+        with pytest.raises(UsageError, match="unfinished work"):
+            tokenize([wrong], folder, tokenizer.file, config)
+    encoded[:] = [False] * 5
+    tokenize([source], folder, tokenizer.file, config)
+    assert any(encoded)
+    assert not all(encoded[5:])
+    assert contents(folder) == contents(tmp_path / "unbroken")
+
+
+def test_a_difference_of_the_engines_is_never_published(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = stream(tmp_path / "in.jsonl", DOCUMENTS)
+    found = Difference(3, [1, 2], [3], 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("ptool.tokenizers.engines.CheckedEngine.check", lambda *_: found)
+        said = Notices()
+        tokenize([source], tmp_path / "first", tokenizer.file, reporter=said)
+        assert any("own library encodes" in text for text in said.texts)
+        with pytest.raises(EngineMismatch, match="topic 3"):
+            tokenize([source], tmp_path / "later", tokenizer.file, engine="fast")
+    monkeypatch.setattr("ptool.tokenizing.run.compare_first", lambda *_: None)
+    monkeypatch.setattr("ptool.tokenizers.engines.CheckedEngine.check", lambda *_: found)
+    with pytest.raises(EngineMismatch, match="--engine reference"):
+        tokenize([source], tmp_path / "later", tokenizer.file)
+    assert not (tmp_path / "later").exists()
+    tokenize([source], tmp_path / "reference", tokenizer.file, engine="reference")
+    assert contents(tmp_path / "first") == contents(tmp_path / "reference")
+
+
+def test_a_lossy_tokenizer_is_named_in_the_manifest(tmp_path: Path) -> None:
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0, "a": 1, "</s>": 2}, unk_token="<unk>"))
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    library.add_special_tokens(["</s>"])
+    library.save(str(tmp_path / "tokenizer.json"))
+    said = Notices()
+    source = stream(tmp_path / "in.jsonl", [{"text": "a", "id": "fine"}, {"text": "a b", "id": "书"}])
+    report = tokenize([source], tmp_path / "tok", tmp_path / "tokenizer.json", reporter=said)
+    assert report.manifest.details["round_trip"] == {"tried": 2, "lost": 1, "first_lost": ["书"]}
+    assert report.manifest.details["tokenizer"]["lossless"] is False
+    assert any("lossy" in text for text in said.texts)
+
+
+class Notices:
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.texts.append(text)
+
+    def progress(self, done: int, total: int | None, *, unit: str, detail: str = "") -> None:
+        pass
