@@ -18,7 +18,8 @@ def dedup(
     output: opt.StreamOutput = None,
     rejects: opt.RejectsFile = None,
     mode: Annotated[
-        Literal["exact", "minhash"], typer.Option(help="Equal texts only, or near duplicates too.")
+        Literal["exact", "minhash", "line", "paragraph", "ngram"],
+        typer.Option(help="Equal texts, near duplicates too, repeated lines or paragraphs, or n-grams seen before."),
     ] = "minhash",
     threshold: Annotated[
         float,
@@ -26,7 +27,16 @@ def dedup(
             parser=parse_fraction, metavar="SIMILARITY", help="Jaccard similarity from which texts are twins."
         ),
     ] = 0.8,
-    ngram: Annotated[int, typer.Option(parser=parse_count, metavar="N", help="Words or characters of a shingle.")] = 5,
+    unit: Annotated[
+        Literal["document", "paragraph"],
+        typer.Option(help="What near duplicates are: documents, or paragraphs in them."),
+    ] = "document",
+    ngram: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_count, metavar="N", help="Words or characters of a shingle: 5, with --mode ngram 13."
+        ),
+    ] = None,
     shingle: Annotated[Literal["word", "char"], typer.Option(help="What shingles are runs of.")] = "word",
     words: Annotated[
         Literal["cjk", "whitespace"], typer.Option(help="What a word is: every ideograph too, or what spaces separate.")
@@ -57,6 +67,30 @@ def dedup(
     max_bucket: Annotated[
         int, typer.Option(parser=parse_count, metavar="N", help="Kept documents that a bucket remembers.")
     ] = 256,
+    hash_name: Annotated[
+        Literal["xxh3", "sha256"], typer.Option("--hash", help="With --mode line or paragraph: what equal ones share.")
+    ] = "xxh3",
+    bloom: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_fraction,
+            metavar="RATE",
+            help="A Bloom filter with this rate of false alarms, for lines to n-grams.",
+        ),
+    ] = None,
+    expected_items: Annotated[
+        int | None,
+        typer.Option(
+            parser=parse_count, metavar="N", help="Lines, paragraphs or n-grams to expect; of files, counted."
+        ),
+    ] = None,
+    max_seen: Annotated[
+        float,
+        typer.Option(parser=parse_fraction, metavar="SHARE", help="With --mode ngram: n-grams that may be known."),
+    ] = 0.8,
+    removed: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="List every span that was cut out of a text.")
+    ] = None,
     prefer: Annotated[
         str, typer.Option(metavar="first|longest|source=A,B", help="Which twin to keep; all but first need files.")
     ] = "first",
@@ -125,6 +159,12 @@ def dedup(
     connected component, as other tools do, which drops documents that are no near duplicate of any kept one; both take
     all documents at once, so they need files. Kept documents leave in stream order, whatever is preferred.
 
+    --mode line and --mode paragraph cut out of each text what an earlier line or paragraph of the stream equals, and
+    --unit paragraph near-duplicate paragraphs; a document of which nothing is left is dropped. --removed lists the
+    spans, as offsets into the UTF-8 of the text. --mode ngram drops documents of whose 13-grams more than --max-seen
+    occurred in kept ones. --bloom takes a filter of a few bits an item instead of exact hashes: repetitions are never
+    missed, and at the rate it reports, others are taken for one. These modes are one pass, and -o is a file.
+
     --rejects gets every dropped document with its twin's id and their similarity. With `-o FOLDER/` every input has an
     output of its own; all share one index. --shard is refused: a twin may be in another task's files.
 
@@ -144,12 +184,15 @@ def dedup(
             "--shard cannot split a deduplication: a document's twin may be in another task's files",
             hint="run it once over all files; --jobs uses all processors",
         )
+    passes = unit == "paragraph" or mode in ("line", "paragraph", "ngram")
+    if bloom is not None and not passes:
+        raise UsageError(f"--bloom goes with lines, paragraphs and n-grams, not with --mode {mode}")
     config = configured(
         compat,
         bands,
-        mode=mode,
+        mode="exact" if passes and mode != "minhash" else mode,
         threshold=threshold,
-        ngram=ngram,
+        ngram=5 if ngram is None or mode == "ngram" else ngram,
         shingle=shingle,
         words=words,
         normalize=normalize,
@@ -172,7 +215,8 @@ def dedup(
     if output in (None, "-"):
         refuse_terminal(compress == "zstd")
 
-    from ptool.dedup.run import Deduplication, FilesPlan, dedup_to, free_memory
+    from ptool.dedup.passes import pass_config
+    from ptool.dedup.run import Deduplication, FilesPlan, dedup_to, free_memory, pass_to
     from ptool.text.batch import Keys
 
     policy = ErrorPolicy(on_error=on_error, max_errors=max_errors, rejects=rejects)
@@ -186,6 +230,24 @@ def dedup(
         tmp_dir=tmp_dir,
         max_memory=max_memory or free_memory(),
     )
+    if passes:
+        chosen = pass_config(
+            mode,
+            config,
+            ngram=ngram,
+            hash=hash_name,
+            error_rate=bloom,
+            expected_items=expected_items,
+            max_seen=max_seen,
+            seed=seed,
+        )
+        manifest = pass_to(work, chosen, sources, output, removed=removed, reporter=out.reporter).manifest
+        out.finish_progress()
+        if out.json_mode and output not in (None, "-"):
+            out.json(report.pass_json(manifest))
+        else:
+            out.summary(report.pass_summary(manifest))
+        return
     files = FilesPlan.chosen(plan, config, output, folder=workdir, partitions=partitions, clusters=clusters)
     manifest = dedup_to(work, sources, output, files=files, reporter=out.reporter).manifest
     out.finish_progress()

@@ -78,6 +78,30 @@ def summary_json(manifest: Manifest) -> dict[str, Any]:
     return found
 
 
+def pass_summary(manifest: Manifest) -> Rows:
+    """What became of the documents in a pass over lines, paragraphs or n-grams."""
+    counts, details = manifest.counts, manifest.details
+    if counts is None:
+        return []
+    rows = [("read", f"{counts.read:,} documents"), ("kept", _part_of(counts.kept, counts.read))]
+    rows += [(f"dropped for {rule}", _part_of(number, counts.read)) for rule, number in counts.dropped_by.items()]
+    if counts.rejected:
+        rows.append(("rejected", _part_of(counts.rejected, counts.read)))
+    if "edited" in details:
+        rows.append(("edited", _part_of(details["edited"], counts.read)))
+        rows.append(("cut out", f"{details['removed_spans']:,} spans, {details['removed_bytes']:,} bytes of text"))
+    if "bloom_bits" in details:
+        fill, rate = details["bloom_fill"], details["bloom_error_rate"]
+        rows.append(("filter", f"{details['bloom_bits'] / 8e6:,.1f} MB, {details['bloom_probes']} probes"))
+        rows.append(("filter is full", f"{100 * fill:.1f} %: false alarms {100 * rate:.3g} %"))
+    return rows
+
+
+def pass_json(manifest: Manifest) -> dict[str, Any]:
+    """`pass_summary` for scripts."""
+    return {"counts": manifest.counts, "config": manifest.config, **manifest.details}
+
+
 def _bands_text(layout: Bands, num_perm: int) -> str:
     return f"{layout.bands} x {layout.rows} of {num_perm} permutations: (1/b)^(1/r) = {layout.threshold:.3f}"
 

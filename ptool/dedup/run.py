@@ -19,6 +19,7 @@ import numpy as np
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.files import FilesPlan, dedup_files, work_folder
 from ptool.dedup.kernels import KEPT
+from ptool.dedup.passes import PassConfig, run_pass
 from ptool.dedup.resolver import Decisions, Resolver
 from ptool.dedup.signatures import Description, describe
 from ptool.dedup.work import Deduplication, Outcome, Received, free_memory, index_notice, received, write_outcome
@@ -34,7 +35,7 @@ from ptool.formats.streams import labels as labels_of
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import Batch, Keys, decode
 
-__all__ = ["Deduplication", "FilesPlan", "dedup_folder", "dedup_stream", "dedup_to", "free_memory"]
+__all__ = ["Deduplication", "FilesPlan", "dedup_folder", "dedup_stream", "dedup_to", "free_memory", "pass_to"]
 
 _WORKER_MODULES = ("ptool.dedup.signatures", "datasketch")
 
@@ -69,6 +70,22 @@ def dedup_to(
         return dedup_folder(work, inputs, Path(output), files=files, reporter=reporter)
     target = None if output in (None, "-") else Path(str(output))
     return dedup_stream(work, inputs, target, files=files, reporter=reporter)
+
+
+def pass_to(
+    work: Deduplication,
+    config: PassConfig,
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    removed: Path | None = None,
+    reporter: Reporter = SILENT,
+) -> StageReport:
+    """A pass over lines, paragraphs or n-grams into a file, or None or "-" for stdout; a folder is a UsageError."""
+    if output is not None and is_folder(output):
+        raise UsageError("a pass over lines, paragraphs or n-grams writes one stream", where=output, hint="-o FILE")
+    target = None if output in (None, "-") else Path(str(output))
+    return run_pass(work, config, inputs, target, removed=removed, reporter=reporter)
 
 
 def dedup_stream(

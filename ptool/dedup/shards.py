@@ -77,7 +77,7 @@ def _describe(task: DescribeTask, writer: ColumnWriter) -> str:
         num_id_bytes = _append(writer, batch, description, sources, num_values, num_id_bytes)
         num_values += len(description.shingles)
         num_documents += len(batch)
-        pieces.append(msgspec.structs.replace(description, shingles=description.shingles[:0]))
+        pieces.append(msgspec.structs.replace(description, shingles=np.zeros(0, dtype=np.uint32)))
     _append_pairs(writer, pieces)
     writer.details |= {"num_documents": num_documents, "sources": list(sources)}
     return reader.digest

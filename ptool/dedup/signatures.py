@@ -71,7 +71,7 @@ def describe(text: Bytes, offsets: Offsets, config: DedupConfig) -> Description:
         text_hashes,
         band_keys(signatures, config),
         np.diff(shingle_offsets),
-        signatures[:, : config.num_perm if signature_type(config) else 0],
+        signatures if signature_type(config) else signatures[:, :0].copy(),  # a view would keep all of it in memory
         shingles,
         set_offsets,
     )

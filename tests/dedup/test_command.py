@@ -68,6 +68,8 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(tmp_path: Path, capsys: py
         (["--compat", "datatrove", "--scheme", "legacy"], "--compat datatrove says what --scheme would"),
         (["--plan", "stream", "--cluster"], "--plan stream, and what else is asked for needs files"),
         (["--prefer", "shortest"], "shortest"),
+        (["--bloom", "0.01"], "--bloom goes with lines"),
+        (["--mode", "ngram"], "--bloom 0.01"),
         (["--tmp-dir", "/absent"], "the folder for temporary files is missing"),
     ],
 )
@@ -96,3 +98,19 @@ def test_stdin_is_refused_where_files_are_needed() -> None:
     done = subprocess.run(command, input=stream(DOCUMENTS), capture_output=True)
     assert done.returncode == 2
     assert b"give files" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "edited"),
+    [(["--mode", "line"], 1), (["--mode", "line", "--bloom", "0.1%"], 1), (["--unit", "paragraph"], 0)],
+)
+def test_passes_over_lines_and_paragraphs_report_what_they_cut(
+    tmp_path: Path, arguments: list[str], edited: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = [{"text": "same line\nfirst"}, {"text": "same line\nsecond"}]
+    (tmp_path / "in.jsonl").write_bytes(stream(documents))
+    out, removed = tmp_path / "out.jsonl", tmp_path / "removed.jsonl"
+    assert run(str(tmp_path / "in.jsonl"), "-o", str(out), "--removed", str(removed), "--json", *arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["edited"] == edited == len(removed.read_bytes().splitlines())
+    assert found["counts"]["kept"] == 2
