@@ -4,7 +4,8 @@
   the same hash function; the signatures must be equal, times are medians of interleaved runs in one process;
 - the index: microseconds and bytes of memory per kept document, for as many distinct synthetic documents as asked for,
   and what growing from a tenth of them cost (1.0: linear);
-- the end to end rate of `dedup_stream` with one job, on the same synthetic documents;
+- the command itself, as a stream and by files, on synthetic documents of about 1 kB and on a tenth of them: seconds of
+  processor time (what a busy machine does not distort), peak anonymous memory, disk, and the growth (1.0: linear);
 - with the real data (PTOOL_SHARED, default ../shared): precision and recall on the labelled pairs, for information.
 """
 
@@ -13,7 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +31,6 @@ from datasketch import MinHash
 
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.resolver import Resolver
-from ptool.dedup.run import Deduplication, dedup_stream
 from ptool.dedup.signatures import Description, describe
 from ptool.text.batch import Batch
 
@@ -43,7 +46,7 @@ def main() -> None:
     given.documents = max(given.documents, 10_000)
     compare_signatures(given.seed, given.repeats)
     measure_index(given.documents, given.seed)
-    measure_stream(given.documents, given.seed)
+    measure_commands(given.documents, given.seed)
     judge_labelled()
 
 
@@ -63,7 +66,7 @@ def synthetic_texts(count: int, seed: int) -> Iterator[str]:
 
 
 def compare_signatures(seed: int, repeats: int) -> None:
-    config = DedupConfig()
+    config = DedupConfig(verify="signature")  # so that the signatures are handed out
     texts = list(synthetic_texts(300, seed))
     batch = Batch.from_texts(texts)
     shingled = [
@@ -109,8 +112,16 @@ def measure_index(count: int, seed: int) -> None:
         nonlocal made
         numbers = np.arange(made, made + size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         made += size
-        signatures = generator.integers(0, 2**32, (size, 112), dtype=np.uint32)
-        return Description(np.stack([numbers, numbers], axis=1), signatures, np.ones(size, np.int64))
+        keys = generator.integers(0, 2**64, (size, 14), dtype=np.uint64)
+        shingles = generator.integers(0, 2**32, size * 150, dtype=np.uint32)
+        return Description(
+            np.stack([numbers, numbers], axis=1),
+            keys,
+            np.ones(size, np.int64),
+            np.zeros((size, 0), np.uint32),
+            shingles,
+            np.arange(size + 1) * 150,
+        )
 
     resolver.resolve(distinct(2000))  # compiled, and the tables have grown once
     before, first, seconds, early, most = anonymous_memory(), resolver.num_kept, 0.0, 0.0, 0.0
@@ -132,29 +143,63 @@ def measure_index(count: int, seed: int) -> None:
     )
 
 
-def anonymous_memory() -> int:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+def anonymous_memory(pid: int | str = "self") -> int:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def measure_stream(count: int, seed: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder, "in.jsonl"), Path(folder, "out.jsonl.zst")
-        with source.open("w", encoding="utf-8") as file:
-            for number, text in enumerate(synthetic_texts(count, seed)):
-                file.write(json.dumps({"id": str(number), "text": text}) + "\n")
-        for mode in ("exact", "minhash"):
-            start = time.perf_counter()
-            report = dedup_stream(Deduplication(config=DedupConfig(mode=mode)), [source], out)
-            seconds = time.perf_counter() - start
-            assert report.manifest.counts is not None
+def measure_commands(count: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp")) as name:
+        folder = Path(name)
+        write_documents(folder / "tenth.jsonl", count // 10, seed)
+        write_documents(folder / "all.jsonl", count, seed)
+        for options in (["--mode", "exact"], [], ["--plan", "files"]):
+            tenth, _ = measure_command(folder, "tenth.jsonl", options)
+            whole, said = measure_command(folder, "all.jsonl", options)
+            size = (folder / "all.jsonl").stat().st_size
             print(
-                f"{mode}: {count:,} documents ({source.stat().st_size / 1e6:.0f} MB) in {seconds:.1f} s with one job,"
-                f" {source.stat().st_size / seconds / 1e6:.0f} MB/s; dropped {report.manifest.counts.dropped_by}"
+                f"ptool dedup {' '.join(options)}: {count:,} documents ({size / 1e6:.0f} MB), one job: {said};"
+                f" {size / whole / 1e6:.0f} MB/s; growth {whole / (10 * tenth):.2f} times linear",
+                flush=True,
             )
-            out.unlink()
+
+
+def write_documents(path: Path, count: int, seed: int) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for number, text in enumerate(synthetic_texts(count, seed)):
+            file.write(json.dumps({"id": str(number), "text": text}) + "\n")
+
+
+def measure_command(folder: Path, name: str, options: list[str]) -> tuple[float, str]:
+    """Processor seconds, and all that was measured as a sentence."""
+    out, temporary = folder / "out.jsonl.zst", folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "ptool", "dedup", str(folder / name), "-o", str(out), "--jobs", "1", "--json"]
+    free = shutil.disk_usage(folder).free
+    start, anonymous, disk = time.perf_counter(), 0, 0
+    process = subprocess.Popen(
+        [*command, "--tmp-dir", str(temporary), *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        anonymous = max(anonymous, anonymous_memory(process.pid))
+        disk = max(disk, free - shutil.disk_usage(folder).free)
+        time.sleep(0.05)
+    assert process.stdout is not None
+    report = json.loads(process.stdout.read())
+    assert status == 0, status
+    out.unlink()
+    seconds = usage.ru_utime + usage.ru_stime
+    kept = report["counts"]["kept"]
+    return seconds, (
+        f"{seconds:.1f} s of processor time ({time.perf_counter() - start:.1f} s by the clock),"
+        f" {anonymous / 1e6:.0f} MB of anonymous memory, {disk / 1e6:.0f} MB of disk with the output,"
+        f" {kept:,} kept, dropped {report['counts']['dropped_by']}"
+    )
 
 
 def judge_labelled() -> None:
