@@ -46,8 +46,9 @@ _ptool() {
         "filter --color") _ptool_words "auto always never"; return ;;
         "dedup --output"|"dedup -o") _ptool_paths -f; return ;;
         "dedup --rejects") _ptool_paths -f; return ;;
-        "dedup --mode") _ptool_words "exact minhash"; return ;;
+        "dedup --mode") _ptool_words "exact minhash line paragraph ngram"; return ;;
         "dedup --threshold")  return ;;
+        "dedup --unit") _ptool_words "document paragraph"; return ;;
         "dedup --ngram")  return ;;
         "dedup --shingle") _ptool_words "word char"; return ;;
         "dedup --words") _ptool_words "cjk whitespace"; return ;;
@@ -58,6 +59,11 @@ _ptool() {
         "dedup --compat") _ptool_words "none datatrove"; return ;;
         "dedup --verify") _ptool_words "exact signature none"; return ;;
         "dedup --max-bucket")  return ;;
+        "dedup --hash") _ptool_words "xxh3 sha256"; return ;;
+        "dedup --bloom")  return ;;
+        "dedup --expected-items")  return ;;
+        "dedup --max-seen")  return ;;
+        "dedup --removed") _ptool_paths -f; return ;;
         "dedup --prefer")  return ;;
         "dedup --clusters") _ptool_paths -f; return ;;
         "dedup --plan") _ptool_words "auto stream files"; return ;;
@@ -169,7 +175,7 @@ _ptool() {
     esac
     case "$command $cur" in
         "filter -"*) _ptool_words "--output -o --rejects --preset --recipe --rule --words --no-edits --explain-all --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --prefer --cluster --clusters --plan --workdir --partitions --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --unit --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --hash --bloom --expected-items --max-seen --removed --prefer --cluster --clusters --plan --workdir --partitions --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --engine --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
