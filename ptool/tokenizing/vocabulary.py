@@ -1,54 +1,48 @@
-"""Training a SentencePiece vocabulary from a document stream.
+"""Training a vocabulary from a document stream: SentencePiece BPE and Unigram, and byte-level BPE.
 
 The vocabulary is lossless: nothing is normalised, no space is added or removed, and characters it does not hold are
-spelled in bytes. Three habits of SentencePiece's trainer are worked around, because each loses text without a word: it
-drops the newline at a sentence's end, so text is cut before newlines, never after; it leaves out sentences over 4,192
-bytes, so long lines are cut at spaces; and it leaves out sentences with its reserved U+2585, so they are cut there.
+spelled in bytes (unless that is switched off). The trainers are trainers.py.
 
-The result is a function of the documents, the configuration and the seed. The trainer's thread count is fixed, since
-Unigram's sums depend on how many partial sums there are (not on when each is ready): the machine's processors do not
-enter. A corpus larger than `sample_bytes` is sampled by a keyed hash of each text, which no order of inputs changes.
+The result is a function of the documents, the configuration and the seed. A corpus larger than `sample_bytes` is
+sampled by a keyed hash of each text, which no order of inputs changes. With `weights`, every named source has its share of the
+sample, and sources without a name have none; a field with the language does as well as one with the source.
 
-Costs, measured on one core: BPE about 6 MB/s, Unigram 0.6 MB/s; memory a few times the sample. The training itself runs
-in a thread of its own, so that a signal is answered at once.
+Cost: reading, and what `expected_seconds` says; memory a few times the sample.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-import io
-import re
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import xxhash
 
-from ptool.errors import InputError, PtoolError, UsageError
+from ptool.errors import InputError, UsageError
 from ptool.formats.artefacts import file_digest
 from ptool.formats.atomic import replacing, write_bytes
+from ptool.formats.documents import NO_SOURCE
 from ptool.formats.manifests import FileEntry, Manifest, encode_manifest, new_manifest
 from ptool.formats.runs import RunRecord
 from ptool.formats.stages import manifest_beside, read_manifest
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import decode
 from ptool.tokenizing.intake import Intake, Reading
+from ptool.tokenizing.trainers import special_ids, train
+from ptool.units import format_duration
 
 STAGE = "train-tokenizer"
-UNK_ID, BOS_ID, EOS_ID, PAD_ID = 0, 1, 2, -1
-"""SentencePiece's own defaults. No pad token: padding has no target, so any id will do."""
 
-_THREADS = 16
-_PIECE = re.compile(r"\n+[^\n\u2585]*|[^\n\u2585]+")
-_PIECE_CHARACTERS = 4096
-_MAX_SENTENCE_BYTES = 1 << 20
-_TOO_HIGH = re.compile(r"Vocabulary size too high .*<= (\d+)")
-_TOO_LOW = re.compile(r"smaller than required_chars\. \d+ vs (\d+)")
+ModelType = Literal["bpe", "unigram", "byte-bpe"]
 
-ModelType = Literal["bpe", "unigram"]
+USUAL_ENTRIES = (32_000, 128 << 10)
+"""What models that were meant to be used have: Llama 2 to Llama 3. Smaller ones make long sequences, larger ones spend
+parameters on tokens that are hardly ever trained."""
+_BYTES_PER_SECOND = {"bpe": 6e6, "unigram": 0.6e6, "byte-bpe": 0.7e6}
+"""Measured on one core of a busy machine, on mixed languages."""
 
 
 class VocabularyConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +52,16 @@ class VocabularyConfig(msgspec.Struct, frozen=True, kw_only=True):
     type: ModelType = "bpe"
     character_coverage: float = 0.9995
     """Rarer characters are spelled in bytes. 0.9995: SentencePiece's advice for rich character sets."""
+    multiple: int = 1
+    """`vocab_size` is rounded up to a multiple of this: matrices of 64 or 128 columns are quicker on a GPU."""
+    special_tokens: tuple[str, ...] = ()
+    """Further control tokens, such as those of a chat format, which no text encodes to."""
+    byte_fallback: bool = True
+    """SentencePiece: spell unknown characters in bytes. Without it they become <unk>, and text is lost."""
+    split_digits: bool = False
+    """Every digit is a token by itself; else numbers are cut as the trainer sees fit, byte-level ones in threes."""
+    weights: dict[str, float] = {}
+    """The share of each source in the sample; empty for documents as they come."""
     sample_bytes: int = 256 << 20
     """Text to train on at most, UTF-8 bytes."""
     seed: int = 0
@@ -68,8 +72,32 @@ class VocabularyConfig(msgspec.Struct, frozen=True, kw_only=True):
         if not 0.98 <= self.character_coverage <= 1:  # the trainer's own limits
             message = f"a character coverage of {self.character_coverage}"
             raise UsageError(message, hint="from 0.98 to 1; for example --character-coverage 0.9995")
+        if self.multiple < 1:
+            raise UsageError("a multiple of 0", hint="for example --multiple-of 128")
+        if any(weight <= 0 for weight in self.weights.values()):
+            raise UsageError("a weight that is not positive", hint="for example --weights en=0.7,zh=0.3")
         if self.sample_bytes < 1:
             raise UsageError("a sample of no bytes", hint="for example --sample 256MiB")
+
+    @property
+    def entries(self) -> int:
+        """The size of the vocabulary, rounded."""
+        return -(-self.vocab_size // self.multiple) * self.multiple
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.type} vocabulary of {self.entries:,}"
+
+
+def expected_seconds(config: VocabularyConfig, sample_bytes: int) -> float:
+    """How long training on so much text takes, on one core; within a factor of two."""
+    return 1 + sample_bytes / _BYTES_PER_SECOND[config.type]
+
+
+def is_usual(entries: int) -> bool:
+    """Whether a vocabulary has a size that a real run would choose."""
+    return USUAL_ENTRIES[0] <= entries <= USUAL_ENTRIES[1]
 
 
 class VocabularyReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +122,8 @@ def train_tokenizer(
     Raises InputError where the text is too little for the vocabulary, UsageError where `output` is other work's.
     """
     reading = reading or Reading()
-    settings = {**msgspec.to_builtins(config), "keys": msgspec.to_builtins(reading.keys)}
+    settings = msgspec.json.decode(msgspec.json.encode(config))  # as a manifest has it: lists, no tuples
+    settings["keys"] = msgspec.to_builtins(reading.keys)
     existing = None if force else _existing(output, settings)
     record = RunRecord()
     intake = Intake(STAGE, settings, inputs, output, reading=reading, force=force, reporter=reporter)
@@ -104,17 +133,20 @@ def train_tokenizer(
         reporter.notice(f"up to date: {output}")
         return VocabularyReport(manifest=existing, output=output, up_to_date=True)
     with intake.opened():
-        sample = Sample(config.sample_bytes, config.seed)
+        sample = WeightedSample(config.sample_bytes, config.seed, config.weights)
         num_bytes = 0
         for lines in intake.lines():
             batch, bad = decode(lines, reading.keys)
             intake.count(len(batch), bad, lines.path)
             num_bytes += len(batch.text)
             for index in range(len(batch)):
-                sample.add(batch.text_of(index))
-        reporter.notice(
-            f"training a {config.type} vocabulary of {config.vocab_size:,} on {sample.num_bytes:,} bytes of text"
-        )
+                sample.add(batch.text_of(index), batch.sources[index])
+        sample.check()
+        seconds = format_duration(expected_seconds(config, sample.num_bytes))
+        reporter.notice(f"training a {config.name} on {sample.num_bytes:,} bytes of text, about {seconds}")
+        if not is_usual(config.entries):
+            few, many = USUAL_ENTRIES
+            reporter.notice(f"{config.entries:,} entries: a run in earnest has {few:,} to {many:,}")
         model = train(sample.texts(), config)
         manifest = new_manifest(
             STAGE,
@@ -126,8 +158,10 @@ def train_tokenizer(
             details={
                 "sample_bytes": sample.num_bytes,
                 "sample_documents": len(sample),
-                "special_ids": {"unk": UNK_ID, "bos": BOS_ID, "eos": EOS_ID, "pad": None},
-                "lossless": True,
+                "sample_bytes_by_source": sample.bytes_by_source,
+                "entries": config.entries,
+                "special_ids": special_ids(config),
+                "lossless": config.byte_fallback,
             },
             upstream=intake.upstream,
         )
@@ -142,6 +176,51 @@ def train_tokenizer(
         record.write(output)
     intake.check()
     return VocabularyReport(manifest=manifest, output=output)
+
+
+class WeightedSample:
+    """Samples of the sources side by side, each with its share of `limit` bytes; without weights, one of all texts."""
+
+    def __init__(self, limit: int, seed: int, weights: Mapping[str, float]) -> None:
+        total = sum(weights.values())
+        shares = {name: max(1, int(limit * weight / total)) for name, weight in weights.items()}
+        self._parts = {name: Sample(share, seed) for name, share in shares.items()}
+        self._all = None if weights else Sample(limit, seed)
+
+    def add(self, text: bytes, source: str | None) -> None:
+        """Offer a text, UTF-8."""
+        name = NO_SOURCE if source is None else source
+        part = self._all if self._all is not None else self._parts.get(name)
+        if part is not None:
+            part.add(text)
+
+    def check(self) -> None:
+        """Raise InputError for a source with a weight and no text."""
+        missing = [name for name, part in self._parts.items() if not part.num_bytes]
+        if missing:
+            message = f"no text of {', '.join(missing)}, which has a weight"
+            raise InputError(message, hint="--source-key names the field that the weights are by")
+
+    @property
+    def num_bytes(self) -> int:
+        """Text in the sample."""
+        return sum(part.num_bytes for part in self._all_parts())
+
+    @property
+    def bytes_by_source(self) -> dict[str, int]:
+        """What each weighted source gives; less than its share where there is too little of it."""
+        return {name: part.num_bytes for name, part in sorted(self._parts.items())}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._all_parts()))
+
+    def texts(self) -> Iterator[bytes]:
+        """The texts taken, source by source."""
+        for part in self._all_parts():
+            yield from part.texts()
+
+    def _all_parts(self) -> list[Sample]:
+        return [self._all] if self._all is not None else [self._parts[name] for name in sorted(self._parts)]
 
 
 class Sample:
@@ -178,88 +257,6 @@ class Sample:
         """The texts taken."""
         for _, _, text in sorted(self._heap, key=lambda entry: entry[1]):
             yield text
-
-
-def train(texts: Iterable[bytes], config: VocabularyConfig) -> bytes:
-    """The model file of a vocabulary trained on `texts` (UTF-8).
-
-    Raises InputError with the largest or smallest possible size where the vocabulary does not suit the text.
-    """
-    import sentencepiece
-
-    found = io.BytesIO()
-    failures: list[BaseException] = []
-    stopped = threading.Event()
-
-    def pieces() -> Iterator[str]:
-        for text in texts:
-            if stopped.is_set():
-                return
-            yield from pieces_of(text.decode())
-
-    def work() -> None:
-        try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=pieces(),
-                model_writer=found,
-                model_type=config.type,
-                vocab_size=config.vocab_size,
-                character_coverage=config.character_coverage,
-                normalization_rule_name="identity",
-                remove_extra_whitespaces=False,
-                add_dummy_prefix=False,
-                byte_fallback=True,
-                max_sentence_length=_MAX_SENTENCE_BYTES,
-                num_threads=_THREADS,
-                unk_id=UNK_ID,
-                bos_id=BOS_ID,
-                eos_id=EOS_ID,
-                pad_id=PAD_ID,
-                minloglevel=2,
-            )
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            failures.append(error)
-
-    # The C++ trainer answers no signal until it is done; the main thread, waiting here, does.
-    thread = threading.Thread(target=work, name="train-tokenizer", daemon=True)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.2)
-    finally:
-        stopped.set()
-    if failures:
-        raise _explained(failures[0], config) from failures[0]
-    return found.getvalue()
-
-
-def pieces_of(text: str) -> Iterator[str]:
-    """A document as the trainer takes it: cut before newlines, and at a space where a line is long."""
-    for line in _PIECE.findall(text):
-        while len(line) > _PIECE_CHARACTERS:
-            at = line.rfind(" ", _PIECE_CHARACTERS // 2, _PIECE_CHARACTERS)
-            at = at if at > 0 else _PIECE_CHARACTERS
-            yield line[:at]
-            line = line[at:]
-        yield line
-
-
-def _explained(error: BaseException, config: VocabularyConfig) -> BaseException:
-    if not isinstance(error, RuntimeError):
-        return error
-    text = str(error)
-    size = f"a {config.type} vocabulary of {config.vocab_size:,}"
-    if match := _TOO_HIGH.search(text):
-        largest = int(match[1])
-        message = f"the text is too little for {size}: {largest:,} is the most it gives"
-        return InputError(message, hint=f"--vocab-size {largest}, or more text")
-    if match := _TOO_LOW.search(text):
-        smallest = int(match[1])
-        message = f"{size} is too small: the bytes and characters of the text take {smallest:,}"
-        return InputError(message, hint=f"--vocab-size {smallest + 1} or more, or a lower --character-coverage")
-    if "sentences_.empty()" in text:
-        return InputError("there is no text to train on", hint="are all documents empty?")
-    return PtoolError(f"SentencePiece failed: {text.splitlines()[0] if text else error!r}")
 
 
 def _existing(output: Path, settings: dict[str, object]) -> Manifest | None:

@@ -19,9 +19,13 @@ from hypothesis import strategies as st
 from ptool.errors import BadDocument, DamagedInput, InputError, TooManyRejected, UsageError
 from ptool.formats.ledger import ErrorPolicy
 from ptool.formats.stages import read_manifest
+from ptool.reporting import SILENT
+from ptool.tokenizers.engines import open_engine
 from ptool.tokenizers.loading import load_tokenizer
 from ptool.tokenizing.intake import Reading
-from ptool.tokenizing.vocabulary import Sample, VocabularyConfig, pieces_of, train, train_tokenizer
+from ptool.tokenizing.shares import embedding_share, parse_weights
+from ptool.tokenizing.trainers import pieces_of, train
+from ptool.tokenizing.vocabulary import Sample, VocabularyConfig, WeightedSample, train_tokenizer
 
 SMALL = VocabularyConfig(vocab_size=400)
 TOPICS = [text.encode() for text in pydoc_data.topics.topics.values()][:30]
@@ -224,3 +228,63 @@ def test_ctrl_c_while_the_c_library_works_ends_the_process_at_once(tmp_path: Pat
     assert process.wait(60) == -signal.SIGINT, said
     assert b"SIGINT" in said
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("split_digits", [False, True])
+def test_a_byte_level_vocabulary_loses_nothing_and_goes_to_the_fast_engine(tmp_path: Path, split_digits: bool) -> None:
+    config = VocabularyConfig(
+        vocab_size=590, type="byte-bpe", multiple=64, special_tokens=("<|chat|>",), split_digits=split_digits
+    )
+    text = "In 2024 and 2025 there were 365 days, 書 and 天地, and \0 too. " * 50
+    model = train([text.encode(), *TOPICS[:10]], config)
+    assert model == train([text.encode(), *TOPICS[:10]], config)
+    (tmp_path / "tokenizer.json").write_bytes(model)
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
+    assert (loaded.vocab_size, loaded.eos_id, loaded.lossless) == (640, 0, True)
+    ids = loaded.encode_batch([text])[0]
+    assert loaded.decode(ids) == text
+    assert 1 not in loaded.encode_batch(["<|chat|>"])[0]
+    digits = [loaded.decode([token]) for token in ids if any(letter.isdigit() for letter in loaded.decode([token]))]
+    assert max(map(len, digits)) == (1 if split_digits else 3)
+    assert open_engine("fast", loaded, reporter=SILENT).name == "fast"
+
+
+def test_special_tokens_digits_and_bytes_of_a_sentencepiece_model(tmp_path: Path) -> None:
+    text = "In 2024 and 2025 there were 365 days and more. " * 50
+    config = VocabularyConfig(
+        vocab_size=60, special_tokens=("<chat>",), split_digits=True, byte_fallback=False, character_coverage=1.0
+    )
+    (tmp_path / "tok.model").write_bytes(train([text.encode()], config))
+    loaded = load_tokenizer(tmp_path / "tok.model")
+    assert not loaded.lossless
+    assert len(loaded.byte_ids) == 0
+    assert loaded.unk_id in loaded.encode_batch(["書"])[0]
+    assert len(loaded.encode_batch(["2024"])[0]) >= 4
+    assert loaded.decode([3]) == "", "the control token after <unk>, <s> and </s> is no text"
+
+
+def test_every_source_has_its_share_of_the_sample() -> None:
+    texts = [(bytes([65 + number % 26]) * 100, "ab"[number % 2]) for number in range(1000)]
+    sample = WeightedSample(10_000, 0, {"a": 3.0, "b": 1.0})
+    for text, source in [*texts, (b"x" * 100, "c"), (b"y" * 100, None)]:
+        sample.add(text, source)
+    assert sample.bytes_by_source == {"a": 7500, "b": 2500}
+    assert sample.num_bytes == 10_000
+    assert all(len(set(text)) == 1 and text[:1] not in b"xy" for text in sample.texts())
+    with pytest.raises(InputError, match="no text of d, which has a weight"):
+        WeightedSample(100, 0, {"d": 1.0}).check()
+
+
+def test_weights_are_read_strictly() -> None:
+    assert parse_weights(None) == {}
+    assert parse_weights("web=0.7, a=b=3") == {"web": 0.7, "a=b": 3.0}
+    for wrong in ("", "web", "web=", "=1", "web=-1", "web=nan", "web=inf", "web=0", "a=1,a=2"):
+        with pytest.raises(UsageError):
+            parse_weights(wrong)
+
+
+def test_the_embedding_s_share_counts_a_tied_table_once() -> None:
+    said = embedding_share("10m", 32_000)
+    assert said.startswith("32,000 entries are ")
+    with pytest.raises(UsageError, match="10x"):
+        embedding_share("10x", 32_000)
