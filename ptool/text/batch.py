@@ -25,6 +25,7 @@ from ptool.formats.streams import Lines
 
 if TYPE_CHECKING:
     from ptool.text.lines import LineSpans
+    from ptool.text.profile import Profile
     from ptool.text.repetition import PackedWords, Repeated
     from ptool.text.segments import Segments
     from ptool.text.words import Words
@@ -133,6 +134,13 @@ class Batch:
         from ptool.text.counts import count_characters
 
         return count_characters(self.text, self.offsets)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """What kinds of characters each text is made of."""
+        from ptool.text.profile import profile
+
+        return profile(self.text, self.offsets)
 
     @cached_property
     def newline_lines(self) -> Segments:

@@ -1,7 +1,7 @@
 """A second byte per code point: what format rules and sentence splitting ask of a character.
 
     low four bits    flags: DIGIT, UPPER, TERMINAL, BROKEN
-    high four bits   the script of a letter, as an index into SCRIPTS; 0 for everything that is no letter
+    high four bits   the script of a letter, as an index into SCRIPTS; MARK for combining marks, 0 for all the rest
 
 Digits and capitals are Unicode's (Nd, Lu), of the running Python's version, as in characters.py. Scripts are told by
 block, which is right for all but a handful of letters and takes a tenth of the time of a look-up by name. The table is
@@ -29,6 +29,7 @@ SCRIPTS = (
     "none", "latin", "greek", "cyrillic", "hebrew", "arabic", "devanagari", "other-indic", "thai", "hangul", "cjk",
     "armenian", "georgian", "ethiopic", "other",
 )  # fmt: skip
+MARK = 15  # in place of a script: categories Mn, Mc, Me
 
 _BLOCKS = {
     "latin": "41-5A 61-7A AA BA C0-24F 250-2AF 1D00-1D25 1D2C-1D5C 1D62-1D65 1D6B-1D77 1D79-1DBE 1E00-1EFF 2071-207F "
@@ -68,8 +69,11 @@ _LAST_ASSIGNED = 0x3FFFF  # planes 4 to 13 are empty, 14 has tags, 15 and 16 are
 def character_kinds() -> npt.NDArray[np.uint8]:
     """The flags and script of every code point, as uint8[0x110000], read-only."""
     kinds = np.zeros(sys.maxunicode + 1, dtype=np.uint8)
+    marks = np.zeros(len(kinds), dtype=np.bool_)
+    marks[0xE0100:0xE01F0] = True
     for code in range(_LAST_ASSIGNED + 1):
         category = unicodedata.category(chr(code))
+        marks[code] = category[0] == "M"
         if category == "Nd":
             kinds[code] = DIGIT
         elif category == "Lu":
@@ -79,7 +83,8 @@ def character_kinds() -> npt.NDArray[np.uint8]:
     for script, blocks in _BLOCKS.items():
         for span in _spans(blocks):
             scripts[span] = SCRIPTS.index(script)
-    kinds |= np.where(letters, scripts, 0) << np.uint8(SCRIPT_SHIFT)
+    scripts[marks] = MARK
+    kinds |= np.where(letters | marks, scripts, 0).astype(np.uint8) << np.uint8(SCRIPT_SHIFT)
     for ranges, flag in ((_TERMINAL, TERMINAL), (_BROKEN, BROKEN)):
         for span in _spans(ranges):
             kinds[span] |= flag

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptool.text.compiled import kernel
-from ptool.text.segments import Segments
+from ptool.text.segments import Segments, paragraphs
 from ptool.text.words import Words
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: a polynomial hash modulo 2^64; the compared bytes make it exact
@@ -101,6 +101,14 @@ def repeated_segments(segments: Segments) -> Repeated:
         segments.text, segments.starts, segments.ends, segments.num_chars, segments.doc_offsets, table, found
     )
     return Repeated(found[0], found[1])
+
+
+def consecutive_paragraphs(lines: Segments) -> npt.NDArray[np.int64]:
+    """int64[n]: paragraphs of each document that are the same as the one before."""
+    found = paragraphs(lines)
+    same = np.zeros(len(found.starts), dtype=np.bool_)
+    _mark_repeated(found.text, found.starts, found.ends, found.doc_offsets, same)
+    return found.num_where(same & ~found.blank)
 
 
 def _table_size(longest: int) -> int:
@@ -285,3 +293,18 @@ def _repeated_segments(
                     found[1, document] += num_chars[segment]
                     break
                 slot = (slot + np.uint64(1)) & mask
+
+
+@kernel
+def _mark_repeated(
+    text: npt.NDArray[np.uint8],
+    starts: npt.NDArray[np.signedinteger],
+    ends: npt.NDArray[np.signedinteger],
+    doc_offsets: npt.NDArray[np.int64],
+    same: npt.NDArray[np.bool_],
+) -> None:
+    for document in range(len(doc_offsets) - 1):
+        for segment in range(doc_offsets[document] + 1, doc_offsets[document + 1]):
+            size = int(ends[segment]) - int(starts[segment])
+            if int(ends[segment - 1]) - int(starts[segment - 1]) == size:
+                same[segment] = _equal(text, int(starts[segment - 1]), int(starts[segment]), size)

@@ -31,6 +31,8 @@ HAS_LETTER = 1
 """Flag of a word with at least one letter."""
 HAS_TEXT = 2
 """Flag of a word with at least one character that is no symbol."""
+HAS_CJK = 4
+"""Flag of a word with an ideograph or kana."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +42,7 @@ class Words:
     text           uint8[total]  the buffer that the spans point into
     starts, ends   int32|int64[w]  byte span of each word; 64 bits for buffers of 2 GiB and more
     num_chars      int32[w]      its length in code points
-    flags          uint8[w]      HAS_LETTER, HAS_TEXT
+    flags          uint8[w]      HAS_LETTER, HAS_TEXT, HAS_CJK
     doc_offsets    int64[n + 1]  where each document's words begin
     """
 
@@ -70,6 +72,10 @@ class Words:
     def chars_with_text(self) -> npt.NDArray[np.int64]:
         """int64[n]: code points of the words counted by `num_with_text`."""
         return sum_by_document(self.num_chars * (self.flags & HAS_TEXT != 0), self.doc_offsets)
+
+    def num_short(self, length: int) -> npt.NDArray[np.int64]:
+        """int64[n]: words of at most `length` code points without ideographs and kana."""
+        return sum_by_document((self.num_chars <= length) & (self.flags & HAS_CJK == 0), self.doc_offsets)
 
     def num_distinct(self, wanted: Iterable[str]) -> npt.NDArray[np.int64]:
         """int64[n]: how many of the words `wanted` each document has at least once; case counts."""
@@ -143,7 +149,11 @@ def _split(
                 position += size
             ends[word] = position
             num_chars[word] = chars
-            flags[word] = (HAS_LETTER if some & LETTER else 0) | (0 if all_ & SYMBOL else HAS_TEXT)
+            flags[word] = (
+                (HAS_LETTER if some & LETTER else 0)
+                | (0 if all_ & SYMBOL else HAS_TEXT)
+                | (HAS_CJK if some & CJK else 0)
+            )
             word += 1
         doc_offsets[document + 1] = word
     return word
@@ -199,7 +209,11 @@ def _split_at_punctuation(
                 position += size
             ends[word] = position
             num_chars[word] = chars
-            flags[word] = (HAS_LETTER if some & LETTER else 0) | (0 if all_ & SYMBOL else HAS_TEXT)
+            flags[word] = (
+                (HAS_LETTER if some & LETTER else 0)
+                | (0 if all_ & SYMBOL else HAS_TEXT)
+                | (HAS_CJK if some & CJK else 0)
+            )
             word += 1
         doc_offsets[document + 1] = word
     return word

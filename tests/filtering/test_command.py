@@ -69,7 +69,7 @@ def test_rules_are_listed_without_reading_anything() -> None:
     assert listed.returncode == 0, listed.stderr
     rules = {rule["rule"]: rule for rule in json.loads(listed.stdout)}
     assert rules["word-count"]["min"] == 50
-    assert rules["word-count"]["presets"] == ["fineweb", "gopher-quality"]
+    assert "gopher-quality" in rules["word-count"]["presets"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ptool.text import kinds
 from ptool.text.batch import Batch
 from ptool.text.line_edits import differ, edit_lines, strip_edges
+from ptool.text.line_shapes import look_like_logs, look_like_rows
 from ptool.text.repetition import pack_words, repeated_segments
 from ptool.text.segments import Segments, paragraphs, runs_of_lines
 from ptool.text.sentences import count_sentences
@@ -187,5 +188,72 @@ def test_every_code_point_has_the_kind_that_python_gives_it() -> None:
         category = unicodedata.category(chr(code))
         assert bool(found[code] & kinds.DIGIT) == (category == "Nd")
         assert bool(found[code] & kinds.UPPER) == (category == "Lu")
-        assert bool(found[code] >> kinds.SCRIPT_SHIFT) == chr(code).isalpha()
+        script = found[code] >> kinds.SCRIPT_SHIFT
+        assert bool(script) == (chr(code).isalpha() or category[0] == "M")
+        assert (script == kinds.MARK) == (category[0] == "M")
     assert len(TERMINALS) == 159  # datatrove 0.10.1: len(TERMINAL_PUNCTUATION)
+
+
+@given(texts_of)
+@example(["É\u00c3\u00a9", "\u00e2\u20ac\u2122", "aaa  aaaa", "\ufffd\x01\t", "中a文", "\u0301" * 3])
+def test_profiles_equal_their_twin(texts: list[str]) -> None:
+    batch = Batch.from_texts(texts)
+    found = batch.profile
+    for document, text in enumerate(texts):
+        categories = [unicodedata.category(character) for character in text]
+        assert found.spaces[document] == sum(map(str.isspace, text))
+        assert found.letters[document] == sum(map(str.isalpha, text)) == found.by_script[document].sum()
+        assert found.digits[document] == categories.count("Nd")
+        assert found.uppercase[document] == categories.count("Lu")
+        assert found.marks[document] == sum(category[0] == "M" for category in categories)
+        runs = [len(list(run)) for character, run in itertools.groupby(text) if not character.isspace()]
+        assert found.longest_run[document] == max(runs, default=0)
+        broken = [character in "\ufffd\x00\x01" for character in text if character in PLAIN]
+        assert found.broken[document] >= sum(broken)
+
+
+PLAIN = "abcd \n\t\x00\x01\ufffd.中文"
+
+
+def test_broken_characters_are_controls_replacements_and_misread_utf8() -> None:
+    texts = [
+        "plain é – “text”\n\t",
+        "caf\u00c3\u00a9",
+        "it\u00e2\u20ac\u2122s",
+        "a\ufffdb\x00",
+        "\ue000\x7f",
+        "\u00c3 \u00a9",
+    ]
+    assert Batch.from_texts(texts).profile.broken.tolist() == [0, 1, 1, 2, 2, 0]
+
+
+def test_scripts_are_told_by_block() -> None:
+    text = "Latin Ελλ Кир עבר عرب हि ไทย 한글 漢かカ Հայ ქარ አማ"
+    found = Batch.from_texts([text]).profile
+    counts = {name: int(found.of_script(name)[0]) for name in kinds.SCRIPTS if found.of_script(name)[0]}
+    assert counts == {
+        "latin": 5, "greek": 3, "cyrillic": 3, "hebrew": 3, "arabic": 3, "devanagari": 1, "thai": 3, "hangul": 2,
+        "cjk": 3, "armenian": 3, "georgian": 3, "ethiopic": 2,
+    }  # fmt: skip
+
+
+@given(st.lists(st.text("a1 |\t\n", max_size=40), max_size=4))
+def test_line_shapes_equal_their_twins(texts: list[str]) -> None:
+    batch = Batch.from_texts(texts)
+    lines = batch.newline_lines
+    flat = [line for text in texts for line in text.split("\n")]
+    assert look_like_logs(lines).tolist() == [len(re.findall("[0-9]", line[:24])) >= 6 for line in flat]
+    separator = re.compile(r"(?<=[a1|])\t|(?<=[a1|])\s*\t| {2,}|\|")
+    del separator
+    assert look_like_rows(lines).tolist() == [rows_separators(line) >= 2 for line in flat]
+
+
+def rows_separators(line: str) -> int:
+    """Bars, tabs after the first other character, and characters after two spaces or more."""
+    count = 0
+    begun = False
+    for match in re.finditer(r"( *)([^ ])", line):
+        spaces, character = match.groups()
+        count += character == "|" or (begun and (character == "\t" or len(spaces) > 1))
+        begun = begun or character != "\t"
+    return count
