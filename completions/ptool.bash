@@ -17,7 +17,7 @@ _ptool() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _ptool_words "filter dedup status train-tokenizer tokenize pack estimate-cost train resume eval demo --help --version"
+        _ptool_words "filter dedup status train-tokenizer tokenize pack estimate-cost plan train resume eval demo --help --version"
         return
     fi
     # bash makes three words of --option=value
@@ -84,9 +84,13 @@ _ptool() {
         "status --color") _ptool_words "auto always never"; return ;;
         "train-tokenizer --output"|"train-tokenizer -o") _ptool_paths -f; return ;;
         "train-tokenizer --vocab-size")  return ;;
-        "train-tokenizer --type") _ptool_words "bpe unigram"; return ;;
+        "train-tokenizer --type") _ptool_words "bpe unigram byte-bpe"; return ;;
         "train-tokenizer --character-coverage")  return ;;
         "train-tokenizer --sample")  return ;;
+        "train-tokenizer --multiple-of")  return ;;
+        "train-tokenizer --special-token")  return ;;
+        "train-tokenizer --weights")  return ;;
+        "train-tokenizer --model") _ptool_names models; return ;;
         "train-tokenizer --seed")  return ;;
         "train-tokenizer --text-key")  return ;;
         "train-tokenizer --id-key")  return ;;
@@ -148,6 +152,31 @@ _ptool() {
         "estimate-cost --fail-if")  return ;;
         "estimate-cost --actual") _ptool_paths -d; return ;;
         "estimate-cost --color") _ptool_words "auto always never"; return ;;
+        "plan --model") _ptool_names models; return ;;
+        "plan --config") _ptool_paths -f; return ;;
+        "plan --arch")  return ;;
+        "plan --gpus")  return ;;
+        "plan --gpu") _ptool_names gpus; return ;;
+        "plan --gpus-per-node")  return ;;
+        "plan --link")  return ;;
+        "plan --network")  return ;;
+        "plan --seq")  return ;;
+        "plan --batch-tokens")  return ;;
+        "plan --tp")  return ;;
+        "plan --pp")  return ;;
+        "plan --ep")  return ;;
+        "plan --zero")  return ;;
+        "plan --micro-rows")  return ;;
+        "plan --precision") _ptool_words "bf16 fp8 fp32"; return ;;
+        "plan --recompute") _ptool_words "none selective full"; return ;;
+        "plan --engine") _ptool_words "megatron deepspeed"; return ;;
+        "plan --loss") _ptool_words "plain chunked"; return ;;
+        "plan --budget")  return ;;
+        "plan --tokens")  return ;;
+        "plan --unique-tokens")  return ;;
+        "plan --storage-rate")  return ;;
+        "plan --gpu-mtbf")  return ;;
+        "plan --color") _ptool_words "auto always never"; return ;;
         "train --output"|"train -o") _ptool_paths -d; return ;;
         "train --config") _ptool_paths -f; return ;;
         "train --model") _ptool_names models; return ;;
@@ -177,10 +206,11 @@ _ptool() {
         "filter -"*) _ptool_words "--output -o --rejects --preset --recipe --rule --words --no-edits --explain-all --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --unit --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --hash --bloom --expected-items --max-seen --removed --prefer --cluster --clusters --plan --workdir --partitions --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --multiple-of --special-token --byte-fallback --no-byte-fallback --split-digits --weights --model --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --engine --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "estimate-cost -"*) _ptool_words "--params --tokens --active-params --model --config --arch --packed --gpu --gpus --precision --seq --mfu --mfu-convention --goodput --price --peak-tflops --deadline --budget --inference-tokens --tp --pp --ep --zero --micro-rows --recompute --engine --fp32-gradients --no-flash --loss --gpu-mtbf --storage-rate --compare --table --explain --fail-if --backtest --actual --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "plan -"*) _ptool_words "--model --config --arch --gpus --gpu --gpus-per-node --link --network --seq --batch-tokens --tp --pp --ep --zero --micro-rows --precision --recompute --engine --fp32-gradients --no-flash --loss --all --toml --guide --budget --tokens --unique-tokens --deduplicated --not-deduplicated --storage-rate --gpu-mtbf --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "resume -"*) _ptool_words "--set --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "eval -"*) _ptool_words "--checkpoint --packed --batch-tokens --device --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;

@@ -33,6 +33,7 @@ COMMANDS = {
         Command("tokenize", "Turn a document stream into token shards.", "tokenize", "Tokens"),
         Command("pack", "Pack token shards into rows of one length.", "pack", "Tokens"),
         Command("estimate-cost", "Say what a training run will cost.", "estimate_cost", "Model"),
+        Command("plan", "Choose how to spread a model over GPUs.", "plan", "Model"),
         Command("train", "Train a model on packed rows.", "train", "Model"),
         Command("resume", "Go on with a training run.", "resume", "Model"),
         Command("eval", "Measure a model's loss, perplexity and bits per byte.", "eval_", "Model"),
