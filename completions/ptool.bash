@@ -17,7 +17,7 @@ _ptool() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _ptool_words "filter dedup status train-tokenizer tokenize pack estimate-cost plan train resume eval demo --help --version"
+        _ptool_words "filter dedup status train-tokenizer tokenize pack estimate-cost plan train resume plot eval demo --help --version"
         return
     fi
     # bash makes three words of --option=value
@@ -190,6 +190,10 @@ _ptool() {
         "train --color") _ptool_words "auto always never"; return ;;
         "resume --set")  return ;;
         "resume --color") _ptool_words "auto always never"; return ;;
+        "plot --output"|"plot -o") _ptool_paths -f; return ;;
+        "plot --x") _ptool_words "step tokens"; return ;;
+        "plot --title")  return ;;
+        "plot --color") _ptool_words "auto always never"; return ;;
         "eval --checkpoint")  return ;;
         "eval --packed") _ptool_paths -d; return ;;
         "eval --batch-tokens")  return ;;
@@ -213,6 +217,7 @@ _ptool() {
         "plan -"*) _ptool_words "--model --config --arch --gpus --gpu --gpus-per-node --link --network --seq --batch-tokens --tp --pp --ep --zero --micro-rows --precision --recompute --engine --fp32-gradients --no-flash --loss --all --toml --guide --budget --tokens --unique-tokens --deduplicated --not-deduplicated --storage-rate --gpu-mtbf --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "resume -"*) _ptool_words "--set --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "plot -"*) _ptool_words "--output -o --x --title --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "eval -"*) _ptool_words "--checkpoint --packed --batch-tokens --device --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "demo -"*) _ptool_words "--out --keep --steps --dry-run --corpus --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "filter "*) _ptool_paths -f; ;;
@@ -223,6 +228,7 @@ _ptool() {
         "pack "*) _ptool_paths -d; ;;
         "train "*) _ptool_paths -d; ;;
         "resume "*) _ptool_paths -d; ;;
+        "plot "*) _ptool_paths -d; ;;
         "eval "*) _ptool_paths -d; ;;
     esac
 }

@@ -279,6 +279,19 @@ complete -c ptool -n '__fish_seen_subcommand_from resume' -l color -x -a 'auto a
 complete -c ptool -n '__fish_seen_subcommand_from resume' -l help -d 'Show the options.'
 complete -c ptool -n '__fish_seen_subcommand_from resume' -F
 
+complete -c ptool -n __fish_use_subcommand -a plot -d 'Draw training runs: loss, learning rate, gradient norm, throughput.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l output -s o -r -F -d 'A .png or .svg file; default: PNG on stdout.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l x -x -a 'step tokens' -d 'What the runs are drawn over.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l title -x -d 'Above the picture; default the name.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l dry-run -d 'Print the resolved plan and touch nothing.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l json -d 'Report as JSON; errors too, on stderr.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l quiet -s q -d 'No notices, no progress.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l verbose -s v -d 'Say more.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l no-progress -d 'No progress shown.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -l help -d 'Show the options.'
+complete -c ptool -n '__fish_seen_subcommand_from plot' -F
+
 complete -c ptool -n __fish_use_subcommand -a eval -d 'Measure a model\'s loss, perplexity and bits per byte.'
 complete -c ptool -n '__fish_seen_subcommand_from eval' -l checkpoint -x -d 'The checkpoint of this step; default: the newest.'
 complete -c ptool -n '__fish_seen_subcommand_from eval' -l packed -x -a '(__fish_complete_directories)' -d 'The packed data, where it is not where the run found it.'
