@@ -36,6 +36,7 @@ COMMANDS = {
         Command("plan", "Choose how to spread a model over GPUs.", "plan", "Model"),
         Command("train", "Train a model on packed rows.", "train", "Model"),
         Command("resume", "Go on with a training run.", "resume", "Model"),
+        Command("plot", "Draw training runs: loss, learning rate, gradient norm, throughput.", "plot", "Model"),
         Command("eval", "Measure a model's loss, perplexity and bits per byte.", "eval_", "Model"),
         Command("demo", "Run the whole pipeline on this machine's own documentation.", "demo", "Model"),
     )
