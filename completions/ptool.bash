@@ -17,7 +17,7 @@ _ptool() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _ptool_words "filter dedup status train-tokenizer tokenize pack estimate-cost plan train resume plot eval demo --help --version"
+        _ptool_words "filter dedup status train-tokenizer fertility tokenize pack estimate-cost plan train resume plot eval export demo --help --version"
         return
     fi
     # bash makes three words of --option=value
@@ -99,6 +99,13 @@ _ptool() {
         "train-tokenizer --max-errors")  return ;;
         "train-tokenizer --rejects") _ptool_paths -f; return ;;
         "train-tokenizer --color") _ptool_words "auto always never"; return ;;
+        "fertility --plot") _ptool_paths -f; return ;;
+        "fertility --language-key")  return ;;
+        "fertility --jobs"|"fertility -j")  return ;;
+        "fertility --text-key")  return ;;
+        "fertility --id-key")  return ;;
+        "fertility --source-key")  return ;;
+        "fertility --color") _ptool_words "auto always never"; return ;;
         "tokenize --output"|"tokenize -o") _ptool_paths -d; return ;;
         "tokenize --tokenizer") _ptool_paths -f; return ;;
         "tokenize --eod")  return ;;
@@ -202,6 +209,10 @@ _ptool() {
         "eval --id-key")  return ;;
         "eval --source-key")  return ;;
         "eval --color") _ptool_words "auto always never"; return ;;
+        "export --output"|"export -o") _ptool_paths -d; return ;;
+        "export --checkpoint")  return ;;
+        "export --dtype") _ptool_words "float32 bfloat16 float16"; return ;;
+        "export --color") _ptool_words "auto always never"; return ;;
         "demo --out")  return ;;
         "demo --steps")  return ;;
         "demo --color") _ptool_words "auto always never"; return ;;
@@ -211,6 +222,7 @@ _ptool() {
         "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --unit --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --hash --bloom --expected-items --max-seen --removed --prefer --cluster --clusters --plan --workdir --partitions --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --multiple-of --special-token --byte-fallback --no-byte-fallback --split-digits --weights --model --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "fertility -"*) _ptool_words "--plot --language-key --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --engine --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "estimate-cost -"*) _ptool_words "--params --tokens --active-params --model --config --arch --packed --gpu --gpus --precision --seq --mfu --mfu-convention --goodput --price --peak-tflops --deadline --budget --inference-tokens --tp --pp --ep --zero --micro-rows --recompute --engine --fp32-gradients --no-flash --loss --gpu-mtbf --storage-rate --compare --table --explain --fail-if --backtest --actual --json --quiet -q --verbose -v --no-progress --color --help" ;;
@@ -219,17 +231,20 @@ _ptool() {
         "resume -"*) _ptool_words "--set --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plot -"*) _ptool_words "--output -o --x --title --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "eval -"*) _ptool_words "--checkpoint --packed --batch-tokens --device --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "export -"*) _ptool_words "--output -o --checkpoint --dtype --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "demo -"*) _ptool_words "--out --keep --steps --dry-run --corpus --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "filter "*) _ptool_paths -f; ;;
         "dedup "*) _ptool_paths -f; ;;
         "status "*) _ptool_paths -d; ;;
         "train-tokenizer "*) _ptool_paths -f; ;;
+        "fertility "*) _ptool_paths -f; ;;
         "tokenize "*) _ptool_paths -f; ;;
         "pack "*) _ptool_paths -d; ;;
         "train "*) _ptool_paths -d; ;;
         "resume "*) _ptool_paths -d; ;;
         "plot "*) _ptool_paths -d; ;;
         "eval "*) _ptool_paths -d; ;;
+        "export "*) _ptool_paths -d; ;;
     esac
 }
 

@@ -123,6 +123,21 @@ complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l color -x -
 complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l help -d 'Show the options.'
 complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -F
 
+complete -c ptool -n __fish_use_subcommand -a fertility -d 'Compare tokenizers by the tokens they need for a text.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l plot -r -F -d 'Draw tokens per word as bars (.png, .svg).'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l language-key -x -d 'Field that names the language.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l jobs -s j -x -d 'Worker processes; default: what affinity, cgroup and Slurm allow. The output is the same for every N.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l text-key -x -d 'Field that holds the text.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l id-key -x -d 'Field that holds the id.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l source-key -x -d 'Field that names the source.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l json -d 'Report as JSON; errors too, on stderr.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l quiet -s q -d 'No notices, no progress.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l verbose -s v -d 'Say more.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l no-progress -d 'No progress shown.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -l help -d 'Show the options.'
+complete -c ptool -n '__fish_seen_subcommand_from fertility' -F
+
 complete -c ptool -n __fish_use_subcommand -a tokenize -d 'Turn a document stream into token shards.'
 complete -c ptool -n '__fish_seen_subcommand_from tokenize' -l output -s o -x -a '(__fish_complete_directories)' -d 'The folder to write.'
 complete -c ptool -n '__fish_seen_subcommand_from tokenize' -l tokenizer -r -F -d 'A SentencePiece model, tokenizer.json, rank file, or `bytes`.'
@@ -307,6 +322,19 @@ complete -c ptool -n '__fish_seen_subcommand_from eval' -l no-progress -d 'No pr
 complete -c ptool -n '__fish_seen_subcommand_from eval' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
 complete -c ptool -n '__fish_seen_subcommand_from eval' -l help -d 'Show the options.'
 complete -c ptool -n '__fish_seen_subcommand_from eval' -F
+
+complete -c ptool -n __fish_use_subcommand -a export -d 'Write a run\'s model as a Hugging Face folder.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l output -s o -x -a '(__fish_complete_directories)' -d 'The folder to write.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l checkpoint -x -d 'The checkpoint of this step; default: the newest.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l dtype -x -a 'float32 bfloat16 float16' -d 'Of the weights; float32 keeps them to the bit, the others take half the space.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l force -d 'Replace an output that is there.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l json -d 'Report as JSON; errors too, on stderr.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l quiet -s q -d 'No notices, no progress.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l verbose -s v -d 'Say more.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l no-progress -d 'No progress shown.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -l help -d 'Show the options.'
+complete -c ptool -n '__fish_seen_subcommand_from export' -F
 
 complete -c ptool -n __fish_use_subcommand -a demo -d 'Run the whole pipeline on this machine\'s own documentation.'
 complete -c ptool -n '__fish_seen_subcommand_from demo' -l out -x -d 'The folder to work in.'

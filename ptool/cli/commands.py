@@ -30,6 +30,7 @@ COMMANDS = {
         Command("dedup", "Drop documents that repeat an earlier one.", "dedup", "Documents"),
         Command("status", "List what an output folder still lacks.", "status", "Documents"),
         Command("train-tokenizer", "Train a tokenizer on a document stream.", "train_tokenizer", "Tokens"),
+        Command("fertility", "Compare tokenizers by the tokens they need for a text.", "fertility", "Tokens"),
         Command("tokenize", "Turn a document stream into token shards.", "tokenize", "Tokens"),
         Command("pack", "Pack token shards into rows of one length.", "pack", "Tokens"),
         Command("estimate-cost", "Say what a training run will cost.", "estimate_cost", "Model"),
@@ -38,6 +39,7 @@ COMMANDS = {
         Command("resume", "Go on with a training run.", "resume", "Model"),
         Command("plot", "Draw training runs: loss, learning rate, gradient norm, throughput.", "plot", "Model"),
         Command("eval", "Measure a model's loss, perplexity and bits per byte.", "eval_", "Model"),
+        Command("export", "Write a run's model as a Hugging Face folder.", "export", "Model"),
         Command("demo", "Run the whole pipeline on this machine's own documentation.", "demo", "Model"),
     )
 }

@@ -4,8 +4,8 @@ The vocabulary is lossless: nothing is normalised, no space is added or removed,
 spelled in bytes (unless that is switched off). The trainers are trainers.py.
 
 The result is a function of the documents, the configuration and the seed. A corpus larger than `sample_bytes` is
-sampled by a keyed hash of each text, which no order of inputs changes. With `weights`, every named source has its share of the
-sample, and sources without a name have none; a field with the language does as well as one with the source.
+sampled by a keyed hash of each text, which no order of inputs changes. With `weights`, every named source has its share
+of the sample, and sources without a name have none; a field with the language does as well as one with the source.
 
 Cost: reading, and what `expected_seconds` says; memory a few times the sample.
 """
