@@ -97,6 +97,8 @@ class StreamReader:
                 self._reporter.progress(self.bytes_read + chunks.bytes_read, self.total_bytes, unit="bytes")
             self.bytes_read += chunks.bytes_read
             self.upstream.extend(chunks.manifests)
+            if source == STDIN and chunks.bytes_read and not chunks.manifests:
+                self._reporter.notice("no manifest came with the documents on stdin: the chain starts here")
 
 
 class StreamWriter:

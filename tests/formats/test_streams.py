@@ -188,6 +188,25 @@ def test_a_file_of_another_kind_is_named(magic: bytes, name: str) -> None:
         read(magic + b"rest of the file")
 
 
+class Listener:
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+    def progress(self, done: int, total: int | None, *, unit: str, detail: str = "") -> None:
+        pass
+
+
+def test_a_chain_that_starts_anew_behind_a_foreign_tool_says_so() -> None:
+    foreign, ours = Listener(), Listener()
+    read(b"".join(LINES), reporter=foreign)
+    read(stream(LINES), reporter=ours)
+    assert [text for text in foreign.notices if "the chain starts here" in text]
+    assert ours.notices == []
+
+
 def test_nothing_on_stdin_is_a_failed_upstream_unless_allowed() -> None:
     with pytest.raises(DamagedInput, match="upstream wrote nothing"):
         read(b"")
