@@ -194,6 +194,8 @@ _ptool() {
         "train --checkpoint-every")  return ;;
         "train --seed")  return ;;
         "train --set")  return ;;
+        "train --nodes")  return ;;
+        "train --gpus-per-node")  return ;;
         "train --color") _ptool_words "auto always never"; return ;;
         "resume --set")  return ;;
         "resume --color") _ptool_words "auto always never"; return ;;
@@ -227,7 +229,7 @@ _ptool() {
         "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "estimate-cost -"*) _ptool_words "--params --tokens --active-params --model --config --arch --packed --gpu --gpus --precision --seq --mfu --mfu-convention --goodput --price --peak-tflops --deadline --budget --inference-tokens --tp --pp --ep --zero --micro-rows --recompute --engine --fp32-gradients --no-flash --loss --gpu-mtbf --storage-rate --compare --table --explain --fail-if --backtest --actual --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plan -"*) _ptool_words "--model --config --arch --gpus --gpu --gpus-per-node --link --network --seq --batch-tokens --tp --pp --ep --zero --micro-rows --precision --recompute --engine --fp32-gradients --no-flash --loss --all --toml --guide --budget --tokens --unique-tokens --deduplicated --not-deduplicated --storage-rate --gpu-mtbf --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --print-sbatch --nodes --gpus-per-node --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "resume -"*) _ptool_words "--set --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plot -"*) _ptool_words "--output -o --x --title --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "eval -"*) _ptool_words "--checkpoint --packed --batch-tokens --device --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
