@@ -23,15 +23,16 @@ _LOREM = 1
 _JAVASCRIPT = 2
 _POLICY = 4
 # c4_filters.py, POLICY_SUBSTRINGS; the first two are tests of their own.
+# Each is looked for by a letter that is rare in text: its position in the phrase comes first.
 _PHRASES = (
-    ("lorem ipsum", _LOREM),
-    ("javascript", _JAVASCRIPT),
-    ("terms of use", _POLICY),
-    ("privacy policy", _POLICY),
-    ("cookie policy", _POLICY),
-    ("uses cookies", _POLICY),
-    ("use of cookies", _POLICY),
-    ("use cookies", _POLICY),
+    (7, "lorem ipsum", _LOREM),
+    (0, "javascript", _JAVASCRIPT),
+    (7, "terms of use", _POLICY),
+    (3, "privacy policy", _POLICY),
+    (3, "cookie policy", _POLICY),
+    (8, "uses cookies", _POLICY),
+    (10, "use of cookies", _POLICY),
+    (7, "use cookies", _POLICY),
 )
 _CITATIONS = (b"[edit]", b"[citation needed]")
 
@@ -53,18 +54,20 @@ def edit_lines(
 
     A line with "lorem ipsum" or a curly bracket for which C4 drops the whole document is left in, for a rule to find.
     """
-    letters = [np.frombuffer(phrase.encode(), dtype=np.uint8) for phrase, _ in _PHRASES]
+    letters = [np.frombuffer(phrase.encode(), dtype=np.uint8) for _, phrase, _ in _PHRASES]
     bounds = np.cumsum([0, *(len(phrase) for phrase in letters)])
-    bits = np.array([bit for _, bit in _PHRASES], dtype=np.uint8)
-    starts = np.zeros(256, dtype=np.bool_)
-    for phrase in letters:
-        starts[_fingerprint(*phrase[:3].tolist())] = True
+    bits = np.array([bit for _, _, bit in _PHRASES], dtype=np.uint8)
+    at = np.array([position for position, _, _ in _PHRASES], dtype=np.int64)
+    rare = np.zeros(256, dtype=np.bool_)
+    for position, phrase, _ in _PHRASES:
+        rare[[ord(phrase[position]), ord(phrase[position].upper())]] = True
+    rare[0xE2] = True  # the Kelvin sign, for k
     out = np.empty(len(lines.text) + len(lines.doc_offsets), dtype=np.uint8)
     offsets = np.zeros_like(lines.doc_offsets)
     size = _edit(
         lines.text, lines.stripped_starts, lines.stripped_ends, lines.doc_offsets, character_flags(), character_kinds(),
         terminal, citations, min_words, max_word_chars, javascript, policy,
-        np.concatenate(letters), bounds, bits, starts, _lower_case(),
+        np.concatenate(letters), bounds, bits, at, rare, _lower_case(),
         np.frombuffer(_CITATIONS[0], dtype=np.uint8), np.frombuffer(_CITATIONS[1], dtype=np.uint8), out, offsets,
     )  # fmt: skip
     return out[:size], offsets
@@ -88,11 +91,6 @@ def _lower_case() -> Column:
 
 
 @kernel
-def _fingerprint(first: int, second: int, third: int) -> int:
-    return (first + 3 * second + 5 * third) & 0xFF
-
-
-@kernel
 def _edit(
     text: Column,
     starts: npt.NDArray[np.signedinteger],
@@ -109,7 +107,8 @@ def _edit(
     letters: Column,
     bounds: npt.NDArray[np.int64],
     bits: Column,
-    phrase_starts: npt.NDArray[np.bool_],
+    at: npt.NDArray[np.int64],
+    rare: npt.NDArray[np.bool_],
     lower: Column,
     edit_mark: Column,
     needed_mark: Column,
@@ -130,7 +129,7 @@ def _edit(
                 continue
             if num_words < min_words:
                 continue
-            found = _find_phrases(out, start, stop, letters, bounds, bits, phrase_starts, lower)
+            found = _find_phrases(out, start, stop, letters, bounds, bits, at, rare, lower)
             if not found & _LOREM:
                 if javascript and found & _JAVASCRIPT:
                     continue
@@ -243,18 +242,17 @@ def _find_phrases(
     letters: Column,
     bounds: npt.NDArray[np.int64],
     bits: Column,
-    phrase_starts: npt.NDArray[np.bool_],
+    at: npt.NDArray[np.int64],
+    rare: npt.NDArray[np.bool_],
     lower: Column,
 ) -> int:
     found = 0
-    for position in range(start, stop - 2):
-        first = int(lower[out[position]])
-        second = int(lower[out[position + 1]])
-        third = int(lower[out[position + 2]])
-        if not phrase_starts[_fingerprint(first, second, third)]:
+    for position in range(start, stop):
+        if not rare[out[position]]:
             continue
         for phrase in range(len(bits)):
-            if _phrase_at(out, position, stop, letters, bounds[phrase], bounds[phrase + 1], lower):
+            begin = position - at[phrase]
+            if begin >= start and _phrase_at(out, begin, stop, letters, bounds[phrase], bounds[phrase + 1], lower):
                 found |= bits[phrase]
     return found
 
