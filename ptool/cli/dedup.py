@@ -112,6 +112,12 @@ def dedup(
         int | None,
         typer.Option(parser=parse_count, metavar="N", help="Ranges of keys, a task each; default: as needed."),
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(metavar="INDEX", help="Count the documents of a saved index as earlier and kept.")
+    ] = None,
+    save_index: Annotated[
+        Path | None, typer.Option(metavar="INDEX", help="Save the index of what is kept, that of --against included.")
+    ] = None,
     tmp_dir: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where shingle sets are kept meanwhile; default $TMPDIR or /var/tmp."),
@@ -165,6 +171,9 @@ def dedup(
     occurred in kept ones. --bloom takes a filter of a few bits an item instead of exact hashes: repetitions are never
     missed, and at the rate it reports, others are taken for one. These modes are one pass, and -o is a file.
 
+    --save-index keeps the index, and --against deduplicates a new crawl against it: what is kept is what one run over
+    both would have kept of the new one. The parameters of the shingles and bands must be the same.
+
     --rejects gets every dropped document with its twin's id and their similarity. With `-o FOLDER/` every input has an
     output of its own; all share one index. --shard is refused: a twin may be in another task's files.
 
@@ -185,6 +194,8 @@ def dedup(
             hint="run it once over all files; --jobs uses all processors",
         )
     passes = unit == "paragraph" or mode in ("line", "paragraph", "ngram")
+    if passes and (against is not None or save_index is not None):
+        raise UsageError("an index is of whole documents", hint="leave out --against and --save-index")
     if bloom is not None and not passes:
         raise UsageError(f"--bloom goes with lines, paragraphs and n-grams, not with --mode {mode}")
     config = configured(
@@ -229,6 +240,8 @@ def dedup(
         jobs=opt.resolve_jobs(jobs),
         tmp_dir=tmp_dir,
         max_memory=max_memory or free_memory(),
+        against=against,
+        save_index=save_index,
     )
     if passes:
         chosen = pass_config(

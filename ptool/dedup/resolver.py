@@ -144,6 +144,21 @@ class Resolver:
         self.num_kept = add_kept(_new(batch), kept, self._terms, self.num_kept, self._counters)
 
     @property
+    def kept_columns(self) -> dict[str, npt.NDArray[Any]]:
+        """What is known of the kept documents, in the order in which they were kept; views, valid until the next batch.
+
+        `hashes`, `keys`, `signatures`, `set_ends` and `shingles`: those that verification does without are empty.
+        """
+        near, spool, count = self._near, self._spool, self.num_kept
+        return {
+            "hashes": self._exact.hashes.array[:count],
+            "keys": near.keys.array[:count] if near else _NO_KEYS,
+            "signatures": near.signatures.array[:count] if near else _NO_NUMBERS,
+            "set_ends": spool.ends.array[:count, 0] if spool else _NO_ENDS[:, 0],
+            "shingles": spool.values[: spool.size_of(count)] if spool else np.zeros(0, dtype=np.uint32),
+        }
+
+    @property
     def clusters(self) -> Offsets:
         """int64[num_kept], with `cluster`: the number of the first document of each one's cluster."""
         return roots_of(self._parents, self.num_kept)

@@ -8,7 +8,6 @@ one index: a document of the last file may be dropped for one of the first.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from ptool.dedup.files import FilesPlan, dedup_files, work_folder
 from ptool.dedup.kernels import KEPT
 from ptool.dedup.passes import PassConfig, run_pass
 from ptool.dedup.resolver import Decisions, Resolver
+from ptool.dedup.saved import KeptIds, load_index, save_index
 from ptool.dedup.signatures import Description, describe
 from ptool.dedup.work import Deduplication, Outcome, Received, free_memory, index_notice, received, write_outcome
 from ptool.errors import UsageError
@@ -38,23 +38,6 @@ from ptool.text.batch import Batch, Keys, decode
 __all__ = ["Deduplication", "FilesPlan", "dedup_folder", "dedup_stream", "dedup_to", "free_memory", "pass_to"]
 
 _WORKER_MODULES = ("ptool.dedup.signatures", "datasketch")
-
-
-class KeptIds:
-    """The ids of the kept documents, by their number; 8 bytes and the id's own for each."""
-
-    def __init__(self) -> None:
-        self._bytes = bytearray()
-        self._ends = array("q", [0])
-
-    def add(self, ids: Sequence[str]) -> None:
-        """Append the ids of the next kept documents."""
-        for one in ids:
-            self._bytes += one.encode("utf-8", "backslashreplace")  # as `decode` splices it
-            self._ends.append(len(self._bytes))
-
-    def __getitem__(self, number: int) -> str:
-        return self._bytes[self._ends[number] : self._ends[number + 1]].decode()
 
 
 def dedup_to(
@@ -112,9 +95,14 @@ def dedup_stream(
         files = FilesPlan()
     if files is not None and STDIN in sources:
         raise UsageError("this is decided over all documents, and stdin can be read once", hint="give files")
+    indexed = [path for path in (work.against, work.save_index) if path is not None]
+    if files is not None and indexed:
+        raise UsageError("an index is used and made in one pass: it is in memory either way", hint="--plan stream")
     run = TransformRun("dedup", work.record(), sources, output, options=work.options, reporter=reporter, labels=labels)
     with run:
         if run.up_to_date:
+            if work.save_index is not None and not work.save_index.exists():
+                raise UsageError("the output is there and the index is not", hint="--force makes both again")
             return run.finish()
         if files is None:
             return run.finish(details=_in_one_pass(work, run, reporter))
@@ -124,12 +112,16 @@ def dedup_stream(
 
 
 def _in_one_pass(work: Deduplication, run: TransformRun, reporter: Reporter) -> dict[str, int]:
-    ids = KeptIds() if work.options.policy.rejects is not None else None
+    ids = KeptIds() if work.options.policy.rejects is not None or work.save_index is not None else None
     describing = partial(describe_lines, config=work.config, keys=work.keys)
     with Resolver(work.config, spool_folder=work.tmp_dir, max_memory=work.max_memory, reporter=reporter) as resolver:
+        if work.against is not None:
+            load_index(work.against, resolver, ids)
         for described, description in ordered_map(describing, run.lines(), jobs=work.jobs, preload=_WORKER_MODULES):
             decisions = resolver.resolve(description)
             write_outcome(run, described, _outcome(described.batch, decisions, ids))
+        if work.save_index is not None and ids is not None:
+            save_index(work.save_index, resolver, ids)
         reporter.notice(index_notice(resolver))
         return resolver.counters
 

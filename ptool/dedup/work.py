@@ -34,9 +34,17 @@ class Deduplication(msgspec.Struct, frozen=True, kw_only=True):
     executor: Executor | None = None
     """What runs the tasks of the file mode; None: `jobs` processes of this machine."""
 
+    against: Path | None = None
+    """A saved index, whose documents count as earlier and kept."""
+    save_index: Path | None = None
+    """Where to save the index of everything kept, that of `against` included."""
+
     def record(self) -> dict[str, Any]:
         """What the manifest records. Which characters are words of their own depends on the Unicode version."""
-        return {**self.config.record(), "keys": msgspec.to_builtins(self.keys), "unicode": UNICODE_VERSION}
+        from ptool.dedup.saved import index_digest
+
+        found = {**self.config.record(), "keys": msgspec.to_builtins(self.keys), "unicode": UNICODE_VERSION}
+        return found if self.against is None else {**found, "against": index_digest(self.against)}
 
 
 class Received(msgspec.Struct, frozen=True):
