@@ -2,8 +2,8 @@
 
 - signatures: ptool's kernels against datasketch's `MinHash.update_batch` fed the same shingles (already cut for it) and
   the same hash function; the signatures must be equal, times are medians of interleaved runs in one process;
-- the index: microseconds and bytes of memory per kept document, for as many distinct synthetic documents as asked for,
-  and what growing from a tenth of them cost (1.0: linear);
+- the index: microseconds of processor time and bytes of memory per kept document, for as many distinct made-up
+  documents as asked for, and what growing from a tenth of them cost (1.0: linear);
 - the command itself, as a stream and by files, on synthetic documents of about 1 kB and on a tenth of them: seconds of
   processor time (what a busy machine does not distort), peak anonymous memory, disk, and the growth (1.0: linear);
 - with the real data (PTOOL_SHARED, default ../shared): precision and recall on the labelled pairs, for information.
@@ -127,9 +127,9 @@ def measure_index(count: int, seed: int) -> None:
     before, first, seconds, early, most = anonymous_memory(), resolver.num_kept, 0.0, 0.0, 0.0
     while resolver.num_kept < count:
         batch = distinct(min(2000, count // 20))
-        start = time.perf_counter()
+        start = time.process_time()
         resolver.resolve(batch)
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
         del batch
         if resolver.num_kept - first <= count // 10:
             early = seconds
