@@ -69,6 +69,8 @@ _ptool() {
         "dedup --plan") _ptool_words "auto stream files"; return ;;
         "dedup --workdir") _ptool_paths -d; return ;;
         "dedup --partitions")  return ;;
+        "dedup --against")  return ;;
+        "dedup --save-index")  return ;;
         "dedup --tmp-dir") _ptool_paths -d; return ;;
         "dedup --max-memory")  return ;;
         "dedup --seed")  return ;;
@@ -221,7 +223,7 @@ _ptool() {
     esac
     case "$command $cur" in
         "filter -"*) _ptool_words "--output -o --rejects --preset --recipe --rule --words --no-edits --explain-all --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --unit --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --hash --bloom --expected-items --max-seen --removed --prefer --cluster --clusters --plan --workdir --partitions --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --unit --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --hash --bloom --expected-items --max-seen --removed --prefer --cluster --clusters --plan --workdir --partitions --against --save-index --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --multiple-of --special-token --byte-fallback --no-byte-fallback --split-digits --weights --model --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "fertility -"*) _ptool_words "--plot --language-key --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;

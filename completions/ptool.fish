@@ -62,6 +62,8 @@ complete -c ptool -n '__fish_seen_subcommand_from dedup' -l clusters -r -F -d 'L
 complete -c ptool -n '__fish_seen_subcommand_from dedup' -l plan -x -a 'auto stream files' -d 'One pass, or tasks on files with the same result; auto: files where they are needed.'
 complete -c ptool -n '__fish_seen_subcommand_from dedup' -l workdir -x -a '(__fish_complete_directories)' -d 'Where the tasks\' files stand meanwhile; default: OUTPUT.dedup-work.'
 complete -c ptool -n '__fish_seen_subcommand_from dedup' -l partitions -x -d 'Ranges of keys, a task each; default: as needed.'
+complete -c ptool -n '__fish_seen_subcommand_from dedup' -l against -x -d 'Count the documents of a saved index as earlier and kept.'
+complete -c ptool -n '__fish_seen_subcommand_from dedup' -l save-index -x -d 'Save the index of what is kept, that of --against included.'
 complete -c ptool -n '__fish_seen_subcommand_from dedup' -l tmp-dir -x -a '(__fish_complete_directories)' -d 'Where shingle sets are kept meanwhile; default $TMPDIR or /var/tmp.'
 complete -c ptool -n '__fish_seen_subcommand_from dedup' -l max-memory -x -d 'What the index may take; default: what is free.'
 complete -c ptool -n '__fish_seen_subcommand_from dedup' -l seed -x -d 'Recorded in the manifest.'
