@@ -158,7 +158,8 @@ def estimate_cost(
     tokens per parameter, tensor parallelism beyond a node, a peak that counts sparsity.
 
     --fail-if takes a key of the --json output (cost, hours, wall, fits are short forms), a comparison and a number, and
-    ends with status 4 where it holds: a gate for job scripts. --actual reads a run folder of train.
+    ends with status 4 where it holds: a gate for job scripts. --actual reads a run folder of train and says what it
+    measured; with --gpu, or --peak-tflops --mfu --goodput calibrated on another run, also what was to be expected.
 
     Not included: failed runs, ablations, evaluation, storage, network and staff.
 
@@ -172,7 +173,7 @@ def estimate_cost(
     if backtest:
         return _backtest(out)
     if actual is not None:
-        return _actual(out, actual, gpu)
+        return _actual(out, actual, given)
     if table:
         return _table(out, given)
     asked = build_request(given)
@@ -222,10 +223,17 @@ def _backtest(out: Out) -> None:
     return out.text(plain_table(*backtest_rows(found)) + "\n" + plain_table(*score_rows(found)))
 
 
-def _actual(out: Out, run: Path, gpu: str | None) -> None:
+def _actual(out: Out, run: Path, given: dict[str, Any]) -> None:
     from ptool.costing.actual import actual_json, actual_rows, read_actual
 
-    found = read_actual(run, gpu=gpu)
+    peak = given["peak_tflops"]
+    found = read_actual(
+        run,
+        gpu=given["gpu"],
+        peak_flops=None if peak is None else peak * 1e12,
+        mfu=given["mfu"],
+        goodput=given["goodput"],
+    )
     if out.json_mode:
         return out.json(actual_json(found))
     return out.text("".join(f"{name:<12}{value}\n" for name, value in actual_rows(found)))

@@ -16,10 +16,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ptool.costing.efficiency import expected_efficiency
 from ptool.costing.flops import count_flops, gpu_hours, training_flops
 from ptool.costing.shapes import from_table
 from ptool.costing.tables import find_gpu
 from ptool.errors import InputError
+from ptool.units import Band, format_count
 
 
 class Actual(NamedTuple):
@@ -38,13 +40,24 @@ class Actual(NamedTuple):
     paid_hours: float  # rank-hours that passed
     goodput: float
     gpu: str | None
+    peak_flops: float | None
     mfu: float | None
     estimated_hours: float | None  # from the default bands, expected
     finished: bool
 
 
-def read_actual(run: Path, *, gpu: str | None = None) -> Actual:
-    """Measure the run in `run`. Raises InputError where there is none, or it has no accepted step yet."""
+def read_actual(
+    run: Path,
+    *,
+    gpu: str | None = None,
+    peak_flops: float | None = None,
+    mfu: Band | None = None,
+    goodput: Band | None = None,
+) -> Actual:
+    """Measure the run in `run`, and estimate it: by the bands of `gpu`, or by a peak and bands calibrated elsewhere.
+
+    `gpu` counts only for a run on GPUs. Raises InputError where there is no run, or it has no accepted step yet.
+    """
     config = _toml(run / "config.toml")
     steps = _lines(run / "metrics.jsonl")
     try:
@@ -66,26 +79,36 @@ def read_actual(run: Path, *, gpu: str | None = None) -> Actual:
     steady = tokens / speed * ranks / 3600
     paid = max(passed, tokens / speed) * ranks / 3600
     rate = flops / tokens * speed / ranks
-    mfu = estimated = None
-    if gpu is not None and device != "cpu":
-        from ptool.costing.efficiency import expected_efficiency
-
-        device_row = find_gpu(gpu)
-        mfu = rate / device_row.peak_flops
-        expected = expected_efficiency(device_row, params=params)
-        used = expected.mfu.mid * expected.goodput.mid
-        estimated = gpu_hours(flops, peak_flops=device_row.peak_flops, utilisation=used)
+    device_row = find_gpu(gpu) if gpu is not None and device != "cpu" else None
+    peak = peak_flops or (device_row.peak_flops if device_row else None)
+    estimated = None
+    if peak is not None:
+        known = expected_efficiency(device_row or find_gpu("h100"), params=params)
+        used = (mfu or known.mfu).mid * (goodput or known.goodput).mid
+        estimated = gpu_hours(flops, peak_flops=peak, utilisation=used)
     return Actual(
-        str(run), params, tokens, len(steps), ranks, device, speed, rate, counted.attention / counted.linear,
-        steady, paid, steady / paid, find_gpu(gpu).name if gpu and mfu is not None else None, mfu, estimated,
-        (run / "manifest.json").is_file(),
-    )  # fmt: skip
+        run=str(run),
+        params=params,
+        tokens=tokens,
+        steps=len(steps),
+        ranks=ranks,
+        device=device,
+        tokens_per_second=speed,
+        flops_per_second_per_rank=rate,
+        attention_share=counted.attention / counted.linear,
+        steady_hours=steady,
+        paid_hours=paid,
+        goodput=steady / paid,
+        gpu=device_row.name if device_row else None,
+        peak_flops=peak,
+        mfu=rate / peak if peak else None,
+        estimated_hours=estimated,
+        finished=(run / "manifest.json").is_file(),
+    )
 
 
 def actual_rows(found: Actual) -> list[tuple[str, str]]:
     """For people."""
-    from ptool.units import format_count
-
     state = "finished" if found.finished else "unfinished"
     rows = [
         ("run", f"{found.run} ({state})"),
@@ -101,16 +124,17 @@ def actual_rows(found: Actual) -> list[tuple[str, str]]:
         ("goodput", f"{found.goodput:.1%} of the time went into accepted steps"),
         ("paid", f"{found.paid_hours:.4g} rank-hours, of them {found.steady_hours:.4g} steady"),
     ]
-    if found.mfu is not None and found.estimated_hours is not None:
-        ratio = found.paid_hours / found.estimated_hours
-        rows += [
-            ("MFU, 6ND", f"{found.mfu:.1%} of {found.gpu}'s dense peak"),
-            ("estimate", f"{found.estimated_hours:.4g} GPU-hours expected: the run took {ratio:.2f} times that"),
-            ("calibration", f"--gpu {found.gpu} --mfu {found.mfu:.4g} --goodput {found.goodput:.4g}"),
-        ]
-    else:
+    if found.mfu is None or found.peak_flops is None or found.estimated_hours is None:
         peak = found.flops_per_second_per_rank * 2 / 1e12
         rows.append(("calibration", f"--peak-tflops {peak:.4g} --mfu 0.5 --goodput {found.goodput:.4g} (per rank)"))
+        return rows
+    ratio = found.paid_hours / found.estimated_hours
+    peak_option = f"--gpu {found.gpu}" if found.gpu else f"--peak-tflops {found.peak_flops / 1e12:.4g}"
+    rows += [
+        ("MFU, 6ND", f"{found.mfu:.1%} of {found.gpu or 'the given'} dense peak"),
+        ("estimate", f"{found.estimated_hours:.4g} hours expected: the run took {ratio:.2f} times that"),
+        ("calibration", f"{peak_option} --mfu {found.mfu:.4g} --goodput {found.goodput:.4g}"),
+    ]
     return rows
 
 

@@ -119,6 +119,8 @@ def layer_activations(shape: Shape, layout: Layout, setting: Setting) -> float:
     else:
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         whole = 8.0 * h  # inputs and outputs of two norms
+        if setting.engine == "deepspeed" and setting.precision == "fp32":
+            whole += 4.0 * h  # ptool's fp32 runs are on CPUs, whose norms are not fused: what they scaled is kept too
         widths = [shape.ffn_hidden] * (shape.layers - shape.mixture_layers)
         mixed = shape.active_experts * shape.expert_hidden + shape.shared_hidden
         widths += [mixed] * shape.mixture_layers

@@ -25,6 +25,8 @@ COMMANDS = {
     "ptool estimate-cost --help": [PTOOL, "estimate-cost", "--help"],
     "ptool estimate-cost": [PTOOL, *ESTIMATE],
     "ptool estimate-cost --json": [PTOOL, *ESTIMATE, "--json"],
+    "ptool estimate-cost --model": [PTOOL, "estimate-cost", "--model", "7b", "--tokens", "2e12"],
+    "ptool plan": [PTOOL, "plan", "--model", "70b", "--gpus", "512"],
 }
 
 

@@ -6,6 +6,7 @@ from ptool.costing.actual import actual_rows, read_actual
 from ptool.costing.shapes import named_shape
 from ptool.costing.tables import gpus
 from ptool.errors import InputError
+from ptool.units import Band
 
 CONFIG = """
 [model]
@@ -52,6 +53,16 @@ def test_on_a_cpu_there_is_no_peak_to_compare_with(tmp_path):
     assert found.mfu is None
     assert found.gpu is None
     assert "--peak-tflops" in dict(actual_rows(found))["calibration"]
+
+
+def test_a_calibration_from_one_run_predicts_another(tmp_path):
+    first = read_actual(make_run(tmp_path / "first", device="cpu"))
+    peak = first.flops_per_second_per_rank * 2
+    bands = {"mfu": Band(0.5, 0.5, 0.5), "goodput": Band(first.goodput, first.goodput, first.goodput)}
+    second = read_actual(make_run(tmp_path / "second", device="cpu"), peak_flops=peak, **bands)
+    assert second.estimated_hours == pytest.approx(second.paid_hours)
+    assert second.mfu == pytest.approx(0.5)
+    assert "1.00 times" in dict(actual_rows(second))["estimate"]
 
 
 @pytest.mark.parametrize("missing", ["config.toml", "metrics.jsonl", "events.jsonl"])

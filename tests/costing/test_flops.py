@@ -21,6 +21,19 @@ def test_step_times_of_korthikanti_imply_the_mfu_that_the_paper_prints(layers, h
     assert counted.by("full") / (gpus * 312e12 * seconds) * 100 == pytest.approx(percent, abs=0.15)
 
 
+# llm-foundry, scripts/train/benchmarking, 512 and 128 H100s, rows of 2,048: layers, width, heads, tokens per second on
+# one GPU, MFU in percent with whole attention squares. Its peak is 989 TFLOP/s.
+LLM_FOUNDRY = [(80, 8192, 64, 1007, 41.25), (48, 7168, 56, 2115, 40.27), (32, 4096, 32, 9670, 42.2),
+               (24, 2048, 16, 44_123, 40.6)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layers", "hidden", "heads", "speed", "percent"), LLM_FOUNDRY)
+def test_llm_foundrys_table_is_counted_with_whole_squares(layers, hidden, heads, speed, percent):
+    shape = Shape(50_432, layers, hidden, heads, heads, hidden // heads, 4 * hidden, gated=False)
+    counted = count_flops(shape, speed, mean_span=2048)
+    assert counted.by("full") / 989e12 * 100 == pytest.approx(percent, abs=0.12)
+
+
 def token_by_token(shape, documents):
     """The twin: every matrix and every score, one token at a time."""
     matrices = 2 * shape.hidden**2 + 2 * shape.hidden * shape.kv_heads * shape.head_dim

@@ -101,10 +101,10 @@ def test_a_loss_in_chunks_holds_no_logits_and_a_plain_one_ten_bytes_each():
     assert estimate_memory(shape, Layout(), setting._replace(chunked_loss=True)).logits < plain / 10
 
 
-# Live tensor bytes per parameter at the optimiser's step, measured by tests/soak/memory.py with DeepSpeed 0.19.8 on the
-# 10m size with 8,000 words: ranks, stage -> bytes of the most loaded rank.
-MEASURED_FP32 = {(2, 0): 16.0, (2, 1): 14.015, (2, 2): 14.015, (2, 3): 15.442, (4, 0): 16.0, (4, 1): 9.555,
-                 (4, 2): 9.555, (4, 3): 9.721}  # fmt: skip
+# Live tensor bytes per parameter at the optimiser's step on the most loaded rank, measured by tests/soak/memory.py with
+# DeepSpeed 0.19.8 on the 10m size with 8,000 words, by ranks and stage; it prints 0.0 % for each.
+MEASURED_FP32 = {(2, 0): 16.0, (2, 1): 14.053, (2, 2): 14.053, (2, 3): 15.442, (4, 0): 16.0, (4, 1): 9.62,
+                 (4, 2): 9.62, (4, 3): 9.721}  # fmt: skip
 MEASURED_BF16 = {(2, 0): 16.0, (2, 1): 14.0, (2, 2): 10.0, (2, 3): 12.442, (4, 1): 11.0, (4, 2): 6.0, (4, 3): 7.221}
 
 
@@ -113,7 +113,7 @@ def test_the_engine_holds_what_was_measured(precision, measured):
     shape = named_shape("10m")._replace(vocab_size=8000)
     for (ranks, zero), wanted in measured.items():
         found = sum(engine_states(shape, zero=zero, ranks=ranks, precision=precision)) / shape.num_parameters()
-        assert found == pytest.approx(wanted, rel=0.01), (ranks, zero)
+        assert found == pytest.approx(wanted, rel=0.001), (ranks, zero)
 
 
 def test_groups_hold_every_parameter_and_a_cut_parameter_is_held_twice():
