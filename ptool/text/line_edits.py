@@ -120,11 +120,13 @@ def _edit(
         first = end
         num_kept = 0
         for line in range(doc_offsets[document], doc_offsets[document + 1]):
-            num_words, longest = _measure_words(text, starts[line], ends[line], table)
+            num_words, longest, bracket = _measure_words(text, starts[line], ends[line], table)
             if max_word_chars >= 0 and longest > max_word_chars:
                 continue
             start = end + (1 if num_kept else 0)
-            stop = _copy(text, starts[line], ends[line], kinds, citations, edit_mark, needed_mark, out, start)
+            stop = _copy(
+                text, starts[line], ends[line], kinds, citations and bracket, edit_mark, needed_mark, out, start
+            )
             if terminal and not _ends_a_sentence(out, start, stop):
                 continue
             if num_words < min_words:
@@ -145,22 +147,31 @@ def _edit(
 
 
 @kernel
-def _measure_words(text: Column, start: int, stop: int, table: Column) -> tuple[int, int]:
-    """Words of `str.split()`, and the code points of the longest."""
+def _measure_words(text: Column, start: int, stop: int, table: Column) -> tuple[int, int, bool]:
+    """Words of `str.split()`, the code points of the longest, and whether there is a square bracket."""
     num_words = 0
     longest = 0
+    begin = 0  # characters before the word
     chars = 0
+    bracket = False
+    inside = False
     position = int(start)
     while position < stop:
         code, size = character_at(text, position)
         position += size
+        bracket |= code == 0x5B
         if table[code] & SPACE:
-            chars = 0
-            continue
-        num_words += chars == 0
+            if inside:
+                longest = max(longest, chars - begin)
+            inside = False
+        elif not inside:
+            num_words += 1
+            begin = chars
+            inside = True
         chars += 1
-        longest = max(longest, chars)
-    return num_words, longest
+    if inside:
+        longest = max(longest, chars - begin)
+    return num_words, longest, bracket
 
 
 @kernel
@@ -177,8 +188,14 @@ def _copy(
 ) -> int:
     """Copy a line without its citations; where it ends in `out`."""
     position = int(start)
+    if not citations:
+        while position < stop:
+            out[to] = text[position]
+            to += 1
+            position += 1
+        return to
     while position < stop:
-        if citations and text[position] == 0x5B:
+        if text[position] == 0x5B:
             size = _citation(text, position, stop, kinds, edit, needed)
             if size:
                 position += size
@@ -276,16 +293,21 @@ def _phrase_at(out: Column, position: int, stop: int, letters: Column, first: in
 def _strip(text: Column, offsets: Offsets, table: Column, out: Column, stripped: Offsets) -> int:
     end = 0
     for document in range(len(offsets) - 1):
-        start = -1
-        stop = -1
-        position = offsets[document]
-        while position < offsets[document + 1]:
-            code, size = character_at(text, position)
+        start = offsets[document]
+        stop = offsets[document + 1]
+        while start < stop:
+            code, size = character_at(text, start)
             if not table[code] & SPACE:
-                if start < 0:
-                    start = position
-                stop = position + size
-            position += size
+                break
+            start += size
+        while stop > start:
+            last = stop - 1
+            while text[last] & 0xC0 == 0x80:
+                last -= 1
+            code, _ = character_at(text, last)
+            if not table[code] & SPACE:
+                break
+            stop = last
         for position in range(start, stop):
             out[end] = text[position]
             end += 1

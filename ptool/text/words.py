@@ -101,12 +101,44 @@ def split_words(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rul
     return Words(text, starts[:num_words], ends[:num_words], num_chars[:num_words], flags[:num_words], doc_offsets)
 
 
+def count_words(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rule: WordRule) -> npt.NDArray[np.int64]:
+    """int64[n]: words of each text, without the spans."""
+    if rule == "unicode":
+        return split_words(text, offsets, rule).num_words
+    return _count(text, offsets, character_flags(), rule == "cjk")
+
+
 def word_spans(
     text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rule: WordRule = "cjk"
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Starts and ends (int64[w]) and document offsets (int64[n + 1]) of `split_words`."""
     words = split_words(text, offsets, rule)
     return words.starts.astype(np.int64), words.ends.astype(np.int64), words.doc_offsets
+
+
+@kernel
+def _count(
+    text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], table: npt.NDArray[np.uint8], cjk_apart: bool
+) -> npt.NDArray[np.int64]:
+    counts = np.zeros(len(offsets) - 1, dtype=np.int64)
+    for document in range(len(counts)):
+        position = offsets[document]
+        stop = offsets[document + 1]
+        previous = np.uint8(SPACE)  # what stands before: a space, an ideograph, or a letter of a word
+        count = 0
+        while position < stop:
+            code, size = character_at(text, position)
+            position += size
+            kind = table[code]
+            if not cjk_apart:
+                kind &= SPACE
+            if kind & JOINING and previous & CJK:
+                continue  # belongs to the ideograph before
+            kind &= SPACE | CJK
+            count += (kind & CJK != 0) or (kind == 0 and previous != 0)
+            previous = kind
+        counts[document] = count
+    return counts
 
 
 @kernel

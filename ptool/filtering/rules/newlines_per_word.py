@@ -22,4 +22,4 @@ class NewlinesPerWord(Rule, frozen=True):
 
     def measure(self, batch: Batch) -> Measured:
         """Newlines over words; 0 where there is no word."""
-        return ratio(batch.newline_lines.counts - 1, batch.words.num_words)
+        return ratio(batch.newline_lines.counts - 1, batch.num_words)
