@@ -138,9 +138,13 @@ def batch(vocab: int, generator: object) -> dict[str, object]:
 
 
 def live_bytes() -> int:
-    """Bytes of the storages of all living tensors and their gradients, each storage once."""
+    """Bytes of the storages of all living tensors and their gradients, each storage once.
+
+    Cycles that nobody can reach any more are collected first: when Python does so by itself is chance.
+    """
     import torch
 
+    gc.collect()
     storages = {}
     for thing in gc.get_objects():
         if not issubclass(type(thing), torch.Tensor):
