@@ -10,6 +10,7 @@ import typer
 from ptool.cli import options as opt
 from ptool.cli.output import current
 from ptool.formats.artefacts import find_artefact
+from ptool.packing.mixing import read_mix
 from ptool.packing.plan import Strategy
 from ptool.packing.report import rows_for_people, split_rows
 from ptool.packing.run import PackConfig, preview
@@ -23,13 +24,27 @@ def pack(
     seq_len: Annotated[int, typer.Option(parser=parse_count, metavar="N", help="Tokens of a row: 2048, 8192.")],
     tokens: opt.Artefact = None,
     strategy: Annotated[
-        Strategy, typer.Option(help="One document after another, or documents whole where they fit.")
+        Strategy, typer.Option(help="One after another, documents whole where they fit, or a row for each.")
     ] = "concat",
     holdout: Annotated[
         float, typer.Option(parser=parse_fraction, metavar="SHARE", help="Documents set apart for evaluation.")
     ] = 0.005,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="For Megatron's own files: the tokenizer that made them.")
+    ] = None,
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle documents before packing, rows after.")] = False,
+    mix: Annotated[
+        str | None, typer.Option(metavar="SOURCE=SHARE,...|NAME", help="Shares of the sources in the training rows.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", help="Shares by tokens^(1/T): over 1 lifts small sources.")
+    ] = None,
+    num_tokens: Annotated[
+        int | None, typer.Option("--tokens", parser=parse_count, metavar="N", help="Training tokens of the mix: 100B.")
+    ] = None,
+    max_epochs: Annotated[float, typer.Option(metavar="N", help="How often a source may come at most.")] = 4.0,
+    max_doc_pieces: Annotated[
+        int | None, typer.Option(parser=parse_count, metavar="N", help="Cut a document off after so many rows.")
     ] = None,
     seed: opt.Seed = 0,
     force: opt.Force = False,
@@ -44,6 +59,12 @@ def pack(
     --strategy concat puts documents one after another and cuts every --seq-len tokens. best-fit keeps documents whole:
     only those longer than a row are cut, and the padding stays small (0.03 % of mixed text at 2048).
 
+    --mix gives every source its share of the training tokens (a list, or a mix that ships with ptool: gpt-3, llama-1),
+    --temperature makes the shares from the sizes, and --tokens says how many there are to be. Sources that are too
+    small are repeated, up to --max-epochs; beyond that the error says what is missing. The shares before and after are
+    printed, and stand in the manifest to the token. The held-out documents stay out of the mix. --strategy pad gives
+    every document rows of its own.
+
     --holdout sets whole documents apart, chosen by a hash of their text, keyed by --seed; equal texts are never on both
     sides, and of two or more different texts at least one is held out and one is not. 0% holds out none.
 
@@ -52,11 +73,22 @@ def pack(
 
     Examples:
         ptool pack tok/ --seq-len 2048 -o packed/
-        ptool pack tok/ --seq-len 8192 --strategy best-fit --holdout 1% -o packed/
+        ptool pack tok/ --seq-len 8192 --strategy best-fit --mix web=0.8,code=0.2 --shuffle -o packed/
         ptool tokenize clean.jsonl.zst --tokenizer tok.model -o tok/ | ptool pack --seq-len 2048 -o packed/
     """
     out = current()
-    config = PackConfig(seq_len=seq_len, strategy=strategy, holdout=holdout, seed=seed)
+    config = PackConfig(
+        seq_len=seq_len,
+        strategy=strategy,
+        holdout=holdout,
+        seed=seed,
+        shuffle=shuffle,
+        mix=read_mix(mix) if mix else {},
+        temperature=temperature,
+        tokens=num_tokens,
+        max_epochs=max_epochs,
+        max_doc_pieces=max_doc_pieces,
+    )
     given = opt.artefact_input(tokens)
     path = Path(given) if given and is_megatron(Path(given)) else find_artefact(given)
     if dry_run:

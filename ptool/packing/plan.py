@@ -11,6 +11,8 @@ row with the least sufficient room takes as many as go in, then the next. That i
 (length, room) pair met, however many documents there are, and the same plan, ties included: equal lengths in document
 order, equal rooms in the order in which rows came to have them.
 
+`pad` gives every document rows of its own, for those who train on one document at a time.
+
 Rows of `best_fit` are ordered by their earliest document, which leaves no trace of the sorting by length in the order
 of training. In a row, later pieces of long documents come first, then whole documents in order: an end-of-document
 token predicts the start of a document, and the start of a later piece is none.
@@ -29,7 +31,7 @@ import numpy.typing as npt
 
 from ptool.formats.packed import SPAN, Spans
 
-Strategy = Literal["concat", "best-fit"]
+Strategy = Literal["concat", "best-fit", "pad"]
 Integers = npt.NDArray[np.int64]
 
 
@@ -42,7 +44,7 @@ class Plan(NamedTuple):
 
 def plan_rows(lengths: Integers, seq_len: int, strategy: Strategy) -> Plan:
     """Rows of `seq_len` for documents of `lengths` tokens. Documents without tokens appear in no row."""
-    plan = concat if strategy == "concat" else best_fit
+    plan = {"concat": concat, "best-fit": best_fit, "pad": pad}[strategy]
     return plan(lengths.astype(np.int64), seq_len)
 
 
@@ -65,6 +67,27 @@ def concat(lengths: Integers, seq_len: int) -> Plan:
     spans["start"] = starts % seq_len
     spans["length"] = np.diff(starts, append=total)
     return Plan(spans, np.bincount(starts // seq_len, minlength=len(row_starts)).astype(np.int64))
+
+
+def pad(lengths: Integers, seq_len: int) -> Plan:
+    """Every document in rows of its own, the last of them padded."""
+    pieces = -(-lengths // seq_len)
+    documents = np.repeat(np.arange(len(lengths)), pieces)
+    number = np.arange(len(documents)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    spans = np.zeros(len(documents), dtype=SPAN)
+    spans["document"] = documents
+    spans["offset"] = number * seq_len
+    spans["length"] = np.minimum(lengths[documents] - spans["offset"], seq_len)
+    return Plan(spans, np.ones(len(documents), dtype=np.int64))
+
+
+def reorder(plan: Plan, order: Integers) -> Plan:
+    """The same rows, row order[i] as row i."""
+    counts = plan.counts[order]
+    starts = (np.cumsum(plan.counts) - plan.counts)[order]
+    ends = np.cumsum(counts)
+    within = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
+    return Plan(plan.spans[np.repeat(starts, counts) + within], counts)
 
 
 def best_fit(lengths: Integers, seq_len: int) -> Plan:

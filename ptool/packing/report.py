@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from ptool.formats.manifests import Manifest
@@ -13,10 +15,24 @@ def rows_for_people(manifest: Manifest) -> list[tuple[str, str]]:
     layout = msgspec.convert(manifest.details["layout"], PackedLayout)
     cut = sum(manifest.details["documents_in_pieces"].values())
     later = sum(manifest.details["tokens_in_later_pieces"].values())
+    left_out = manifest.details["tokens_left_out"]
     return [
         *split_rows(layout.splits, layout.seq_len),
+        *mix_rows(manifest.details["mix"]),
+        *([("left out", f"{left_out:,} tokens of documents with too many pieces")] if left_out else []),
         ("cut", f"{cut:,} documents, {later / max(manifest.num_tokens or 0, 1):.1%} of tokens after a cut"),
     ]
+
+
+def mix_rows(mix: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Every source before and after mixing."""
+    rows = []
+    for name, one in mix.items():
+        shares = f"{one['share_before']:.2%} before, {one['share']:.2%} after ({one['share_asked']:.2%} asked for)"
+        rows.append(
+            (name, f"{shares}, {one['tokens']:,} tokens, {one['epochs']:.2f} epochs of {one['tokens_before']:,}")
+        )
+    return rows
 
 
 def split_rows(splits: dict[str, SplitCounts], seq_len: int) -> list[tuple[str, str]]:
