@@ -10,7 +10,7 @@ from ptool.dedup.config import DedupConfig
 from ptool.dedup.kernels import KEPT
 from ptool.dedup.resolver import Resolver
 from ptool.dedup.signatures import describe
-from ptool.errors import BadDocument
+from ptool.errors import BadDocument, UsageError
 from ptool.text.batch import Batch, Keys
 
 Document = TypeVar("Document", bound=Mapping[str, Any])
@@ -25,20 +25,27 @@ def dedup_documents(
     """The documents that repeat no earlier kept one, the same objects in the same order.
 
     A document is a mapping with a string under `keys.text`. Documents are taken and decided 256 at a time. Raises
-    BadDocument, with its position, for one that is no document.
+    BadDocument, with its position, for one that is no document; UsageError for what takes all documents at once.
+    Shingle sets are on disk meanwhile (spool.py).
     """
     config = config or DedupConfig()
     text_key = (keys or Keys()).text
-    resolver = Resolver(config)
+    if config.needs_files:
+        raise UsageError("prefer and cluster look at all documents at once", hint="dedup_stream on files does that")
+    return _kept(documents, config, text_key)
+
+
+def _kept(documents: Iterable[Document], config: DedupConfig, text_key: str) -> Iterator[Document]:
     remaining = iter(documents)
     first = 0
-    while group := list(islice(remaining, _AT_ONCE)):
-        batch = Batch.from_texts([_text_of(one, text_key, position) for position, one in enumerate(group, first)])
-        decisions = resolver.resolve(describe(batch.text, batch.offsets, config))
-        for document, verdict in zip(group, decisions.verdicts.tolist(), strict=True):
-            if verdict == KEPT:
-                yield document
-        first += len(group)
+    with Resolver(config) as resolver:
+        while group := list(islice(remaining, _AT_ONCE)):
+            batch = Batch.from_texts([_text_of(one, text_key, position) for position, one in enumerate(group, first)])
+            decisions = resolver.resolve(describe(batch.text, batch.offsets, config))
+            for document, verdict in zip(group, decisions.verdicts.tolist(), strict=True):
+                if verdict == KEPT:
+                    yield document
+            first += len(group)
 
 
 def _text_of(document: Mapping[str, Any], key: str, position: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.documents import dedup_documents
-from ptool.errors import BadDocument
+from ptool.errors import BadDocument, UsageError
 from ptool.text.batch import Keys
 from tests.dedup.reference import dedup_texts, mutated_texts
 
@@ -36,6 +36,11 @@ def test_documents_are_taken_no_further_ahead_than_needed() -> None:
 
     found = dedup_documents(endless())
     assert next(found) == {"text": "text 0"}
+
+
+def test_what_takes_all_documents_at_once_is_refused() -> None:
+    with pytest.raises(UsageError, match="all documents at once"):
+        dedup_documents([], DedupConfig(cluster=True))
 
 
 @pytest.mark.parametrize("bad", [{}, {"text": None}, {"text": "\ud800"}, "text"])
