@@ -33,6 +33,14 @@ _ptool() {
         "filter --preset") _ptool_names presets; return ;;
         "filter --recipe") _ptool_paths -f; return ;;
         "filter --rule") _ptool_names rules; return ;;
+        "filter --lang")  return ;;
+        "filter --lang-threshold")  return ;;
+        "filter --blocklist") _ptool_paths -f; return ;;
+        "filter --block-domains") _ptool_paths -f; return ;;
+        "filter --block-urls") _ptool_paths -f; return ;;
+        "filter --block-url-words") _ptool_paths -f; return ;;
+        "filter --url-key")  return ;;
+        "filter --keep-fraction")  return ;;
         "filter --words") _ptool_words "cjk whitespace unicode"; return ;;
         "filter --sample")  return ;;
         "filter --shard")  return ;;
@@ -123,9 +131,14 @@ _ptool() {
         "tokenize --color") _ptool_words "auto always never"; return ;;
         "pack --output"|"pack -o") _ptool_paths -d; return ;;
         "pack --seq-len")  return ;;
-        "pack --strategy") _ptool_words "concat best-fit"; return ;;
+        "pack --strategy") _ptool_words "concat best-fit pad"; return ;;
         "pack --holdout")  return ;;
         "pack --tokenizer") _ptool_paths -f; return ;;
+        "pack --mix")  return ;;
+        "pack --temperature")  return ;;
+        "pack --tokens")  return ;;
+        "pack --max-epochs")  return ;;
+        "pack --max-doc-pieces")  return ;;
         "pack --seed")  return ;;
         "pack --color") _ptool_words "auto always never"; return ;;
         "estimate-cost --params")  return ;;
@@ -198,6 +211,7 @@ _ptool() {
         "train --set")  return ;;
         "train --nodes")  return ;;
         "train --gpus-per-node")  return ;;
+        "train --replay-spikes") _ptool_paths -d; return ;;
         "train --color") _ptool_words "auto always never"; return ;;
         "resume --set")  return ;;
         "resume --color") _ptool_words "auto always never"; return ;;
@@ -222,16 +236,16 @@ _ptool() {
         "demo --color") _ptool_words "auto always never"; return ;;
     esac
     case "$command $cur" in
-        "filter -"*) _ptool_words "--output -o --rejects --preset --recipe --rule --words --no-edits --explain-all --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "filter -"*) _ptool_words "--output -o --rejects --preset --recipe --rule --lang --lang-threshold --blocklist --block-domains --block-urls --block-url-words --url-key --keep-fraction --words --no-edits --explain-all --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --unit --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --hash --bloom --expected-items --max-seen --removed --prefer --cluster --clusters --plan --workdir --partitions --against --save-index --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --multiple-of --special-token --byte-fallback --no-byte-fallback --split-digits --weights --model --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "fertility -"*) _ptool_words "--plot --language-key --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --engine --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --shuffle --mix --temperature --tokens --max-epochs --max-doc-pieces --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "estimate-cost -"*) _ptool_words "--params --tokens --active-params --model --config --arch --packed --gpu --gpus --precision --seq --mfu --mfu-convention --goodput --price --peak-tflops --deadline --budget --inference-tokens --tp --pp --ep --zero --micro-rows --recompute --engine --fp32-gradients --no-flash --loss --gpu-mtbf --storage-rate --compare --table --explain --fail-if --backtest --actual --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plan -"*) _ptool_words "--model --config --arch --gpus --gpu --gpus-per-node --link --network --seq --batch-tokens --tp --pp --ep --zero --micro-rows --precision --recompute --engine --fp32-gradients --no-flash --loss --all --toml --guide --budget --tokens --unique-tokens --deduplicated --not-deduplicated --storage-rate --gpu-mtbf --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --print-sbatch --nodes --gpus-per-node --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --print-sbatch --nodes --gpus-per-node --replay-spikes --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "resume -"*) _ptool_words "--set --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plot -"*) _ptool_words "--output -o --x --title --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "eval -"*) _ptool_words "--checkpoint --packed --batch-tokens --device --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;

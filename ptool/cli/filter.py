@@ -9,7 +9,7 @@ import typer
 
 from ptool.cli import options as opt
 from ptool.cli.output import Out, current
-from ptool.units import parse_count
+from ptool.units import parse_count, parse_fraction
 
 if TYPE_CHECKING:
     from ptool.filtering.run import Filtering
@@ -34,6 +34,35 @@ def filter_(
             help="A rule, with bounds (min=, max=) of your own; changes the preset's rule of that name, or adds one.",
         ),
     ] = None,
+    lang: Annotated[
+        str | None,
+        typer.Option(metavar="LANG,...", help="Keep these languages only, told by a bundled model; runs first."),
+    ] = None,
+    lang_threshold: Annotated[
+        float, typer.Option(parser=parse_fraction, metavar="SHARE", help="How sure --lang must be.")
+    ] = 0.65,
+    blocklist: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[LANG:]FILE", help="Drop documents with a word of this list; LANG: in that language only."
+        ),
+    ] = None,
+    block_domains: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Drop pages of these domains and what is below them.")
+    ] = None,
+    block_urls: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Drop these pages.")] = None,
+    block_url_words: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Drop pages with one of these words in the URL.")
+    ] = None,
+    url_key: Annotated[str, typer.Option(metavar="KEY", help="Field that holds the URL.")] = "url",
+    keep_fraction: Annotated[
+        float,
+        typer.Option(
+            parser=parse_fraction,
+            metavar="SHARE",
+            help="Keep this share of what --blocklist drops, by a hash of the text.",
+        ),
+    ] = 0.0,
     words: Annotated[
         Literal["cjk", "whitespace", "unicode"] | None,
         typer.Option(
@@ -80,6 +109,10 @@ def filter_(
     looks into an object); without that number a document is dropped, unless `missing=keep`. Of the documents that a
     rule would drop, `keep-fraction=0.05` keeps that share, chosen by a hash of the text.
 
+    URL lists, --lang and --blocklist run before the recipe, in this order; a list has an entry on each line, and its
+    digest goes into the manifest. Languages are told by fastText's compressed lid.176, which comes with the package.
+    Without --lang no language is preferred.
+
     The presets gopher-quality, gopher-repetition, c4, fineweb-quality and fineweb decide as datatrove 0.10.1 does on
     the same words (`--words whitespace` is `str.split`) and on sentences counted by punctuation.
 
@@ -96,6 +129,7 @@ def filter_(
         ptool filter crawl/*.jsonl.zst --rule mean-word-length:max=12 --dry-run
     """
     from ptool.filtering.recipe import choose_recipe
+    from ptool.filtering.requests import steps_before
     from ptool.filtering.run import Filtering, filter_to
     from ptool.formats.ledger import ErrorPolicy
     from ptool.formats.stages import StreamOptions, refuse_terminal
@@ -105,9 +139,27 @@ def filter_(
     if list_rules:
         _show_rules(out)
         return
+    first = steps_before(
+        langs=lang,
+        lang_threshold=lang_threshold,
+        domains=block_domains or [],
+        urls=block_urls or [],
+        url_words=block_url_words or [],
+        url_key=url_key,
+        blocklists=blocklist or [],
+        keep_fraction=keep_fraction,
+    )
+    if preset == "fineweb" and lang is None:
+        out.notice("fineweb judges English pages, and no --lang is given: all languages go through it")
     filtering = Filtering(
         recipe=choose_recipe(
-            preset, rule or [], recipe_file=recipe, words=words, edits=not no_edits, reporter=out.reporter
+            preset,
+            rule or [],
+            recipe_file=recipe,
+            first=first,
+            words=words,
+            edits=not no_edits,
+            reporter=out.reporter,
         ),
         keys=Keys(text=text_key, id=id_key, source=source_key),
         options=StreamOptions(

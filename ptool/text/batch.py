@@ -100,12 +100,14 @@ class Batch:
         return len(self.ids)
 
     @classmethod
-    def from_texts(cls, texts: Sequence[str], *, word_rule: WordRule = "cjk") -> Batch:
-        """A batch of bare texts, with no lines to write out. Raises UnicodeEncodeError for a lone surrogate."""
+    def from_texts(
+        cls, texts: Sequence[str], *, word_rule: WordRule = "cjk", lines: list[bytes] | None = None
+    ) -> Batch:
+        """A batch of bare texts, without lines unless given. Raises UnicodeEncodeError for a lone surrogate."""
         text, offsets = columns_of([one.encode() for one in texts])
         return cls(
-            lines=b"",
-            line_starts=np.zeros(len(texts) + 1, dtype=np.int64),
+            lines=b"".join(lines or []),
+            line_starts=_offsets([len(line) for line in lines or [b""] * len(texts)]),
             ids=[""] * len(texts),
             sources=[None] * len(texts),
             text=text,
