@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,9 @@ import typer
 from ptool import units
 from ptool.cli import options as opt
 from ptool.cli import output
+from ptool.errors import UsageError
 from ptool.training import run as runs
+from ptool.training.replay import Replay
 from ptool.training.resolving import settings_table
 
 Sets = Annotated[
@@ -21,7 +24,9 @@ Sets = Annotated[
 
 def train(
     packed: opt.Artefact = None,
-    output_folder: opt.FolderOutput = ...,  # type: ignore[assignment]
+    output_folder: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER/", help="The run folder to write.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Settings as TOML: [model] layers, hidden, …")
     ] = None,
@@ -53,6 +58,27 @@ def train(
     sets: Sets = None,
     force: opt.Force = False,
     dry_run: opt.DryRun = False,
+    print_sbatch: Annotated[
+        bool, typer.Option("--print-sbatch", help="Print the Slurm batch script of this run, and do nothing else.")
+    ] = False,
+    nodes: Annotated[
+        int, typer.Option("--nodes", parser=units.parse_count, metavar="N", help="With --print-sbatch: nodes.")
+    ] = 1,
+    gpus_per_node: Annotated[
+        int,
+        typer.Option(
+            "--gpus-per-node",
+            parser=units.parse_count,
+            metavar="N",
+            help="With --print-sbatch: GPUs, and ranks, of a node; 0: CPU ranks, as many as --ranks.",
+        ),
+    ] = 8,
+    replay_spikes: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay-spikes", metavar="RUN/", help="Judge a run's steps again, by --set spike.…; nothing is trained."
+        ),
+    ] = None,
 ) -> None:
     """Train a model on packed rows.
 
@@ -62,11 +88,28 @@ def train(
     command, or `ptool resume`, goes on bit for bit. A step whose loss or gradient norm is out of line is refused before
     it is applied, then skipped or undone by going back to a checkpoint.
 
+    --print-sbatch prints the same command as a batch script for Slurm: one rank per GPU, saved before the time limit
+    and on preemption, requeued until the run is finished. Redirect it to a file and hand that to sbatch.
+
+    --replay-spikes judges every step of a run again, with the run's settings changed by --set spike.…, and prints what
+    would have been refused, and how often the rule of thumb "mean + 2 sigma" would have warned.
+
     Examples:
         ptool train packed/ --model 10m -o runs/a
         ptool pack tok/ --seq-len 512 -o packed/ | ptool train --tokens 10M --zero 2 -o runs/a | ptool eval
         ptool train packed/ --config run.toml --set optimizer.peak_lr=6e-4 -o runs/b --dry-run
     """
+    if replay_spikes is not None:
+        return show_replay(runs.replay_spikes(replay_spikes, sets or []))
+    if output_folder is None:
+        raise UsageError("missing option '--output' / '-o'", hint="ptool train PACKED/ -o RUN/")
+    if print_sbatch:
+        from ptool.training.sbatch import script
+
+        output.current().text(
+            script(sys.argv[2:], packed, output_folder, nodes=nodes, gpus_per_node=gpus_per_node, ranks=ranks)
+        )
+        return None
     flags: dict[str, dict[str, object | None]] = {
         "model": {"size": model},
         "parallel": {"zero": zero, "ranks": ranks},
@@ -75,7 +118,21 @@ def train(
     }
     given = settings_table(config, flags, sets or [])
     plan = runs.plan_train(opt.artefact_input(packed), given, output_folder, force=force)
-    finish(plan, dry_run=dry_run, force=force)
+    return finish(plan, dry_run=dry_run, force=force)
+
+
+def show_replay(found: Replay) -> None:
+    """Print what other thresholds would have decided."""
+    out = output.current()
+    if out.json_mode:
+        out.json(found)
+        return
+    decided = [
+        (f"{one.decision.step + 1:,}", one.decision.action, "yes" if one.refused else "no", one.decision.reason)
+        for one in found.outcomes
+    ]
+    table = output.plain_table(("step", "decision", "refused then", "reason"), decided) if decided else ""
+    out.text(table + output.plain_table(("", ""), found.rows()).lstrip("\n"))
 
 
 def manual() -> str:

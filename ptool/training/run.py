@@ -36,6 +36,7 @@ from ptool.training import tensorboard as curves
 from ptool.training.config import RunConfig, Table, as_tables, from_toml, to_toml
 from ptool.training.finish import STAGE, identity
 from ptool.training.rank import CONFIG, work
+from ptool.training.replay import Replay, replay
 from ptool.training.resolving import RESUMABLE, DataFacts, MachineFacts, overlay, resolve, settings_table
 from ptool.training.signals import StopRequest
 
@@ -163,6 +164,18 @@ def plan_resume(run: Path, sets: Sequence[str] = ()) -> Plan:
 
     dataset = open_data(config)
     return _plan(run, config, "finished" if _is_finished(run) else "unfinished", dataset)
+
+
+def replay_spikes(run: Path, sets: Sequence[str] = ()) -> Replay:
+    """Decide a run's spikes again under its own settings changed by `sets` (`spike.loss_z=5`); touches nothing."""
+    run = run.parent if run.name == MANIFEST else run
+    if not (run / CONFIG).is_file():
+        raise InputError("no run folder: it has no config.toml", where=str(run), hint="ptool train … -o RUN/ makes one")
+    changes = settings_table(sets=sets)
+    if changes.keys() - {"spike"}:
+        raise UsageError("a replay judges recorded steps: only [spike] can change", hint="--set spike.loss_z=5")
+    config = msgspec.convert(overlay(as_tables(from_toml(run / CONFIG)), changes), RunConfig)
+    return replay(run, config.spike, warmup_steps=config.schedule.warmup_steps)
 
 
 def last_record(run: Path) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import StrEnum
-from statistics import median
+from statistics import fmean, median, stdev
 
 import msgspec
 
@@ -141,6 +141,17 @@ def accept(config: Spike, window: Window, now: Observation) -> Window:
 def scores(window: Window, now: Observation) -> tuple[float, float]:
     """Robust z-scores of log loss and log gradient norm."""
     return _z(window.losses, now.loss, LOSS_FLOOR), _z(window.norms, now.grad_norm, NORM_FLOOR)
+
+
+def exceeds_two_sigma(window: Window, now: Observation) -> bool:
+    """The rule of thumb in circulation: the loss is above mean + 2 sigma of the window. It only ever warns.
+
+    On clean normal noise that is 2.3 % of all steps, 228 in 10,000: acting on it would do more harm than spikes do.
+    """
+    if not math.isfinite(now.loss):
+        return True
+    losses = [math.exp(value) for value in window.losses]
+    return len(losses) > 1 and now.loss > fmean(losses) + 2 * stdev(losses)
 
 
 def onset(config: Spike, window: Window, decisions: Sequence[Decision], now: Observation) -> tuple[int, int]:
