@@ -116,8 +116,11 @@ def free_memory() -> int | None:
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, StopIteration):
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text(encoding="ascii"))
-        found.append(limit - int((group / "memory.current").read_text(encoding="ascii")))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        counted = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        cache = next(int(line.split()[1]) for line in counted if line.startswith("file "))
+        found.append(limit - used + cache)  # the cache of files is given back when memory is short
     return max(1, min(found) * 9 // 10) if found else None
