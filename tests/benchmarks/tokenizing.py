@@ -1,4 +1,4 @@
-"""Tokenizing beside the libraries, in one run: `python tests/benchmarks/tokenize.py [--text 32MiB]`.
+"""Tokenizing beside the libraries, in one run: `python tests/benchmarks/tokenizing.py [--text 32MiB]`.
 
 For a byte-level BPE (--vocab-size entries, trained here): `ptool tokenize` as a whole against `tokenizers` encoding the
 same texts with all its threads, and against only reading and decoding the stream. For SentencePiece BPE and Unigram:
