@@ -17,7 +17,7 @@ _ptool() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
     COMPREPLY=()
     if ((COMP_CWORD == 1)); then
-        _ptool_words "filter dedup status train-tokenizer fertility tokenize pack estimate-cost plan train resume plot eval export demo --help --version"
+        _ptool_words "filter dedup explain stats status train-tokenizer fertility tokenize pack locate estimate-cost plan train resume plot eval export demo --help --version"
         return
     fi
     # bash makes three words of --option=value
@@ -91,6 +91,14 @@ _ptool() {
         "dedup --max-errors")  return ;;
         "dedup --compress") _ptool_words "zstd none"; return ;;
         "dedup --color") _ptool_words "auto always never"; return ;;
+        "explain --id-key")  return ;;
+        "explain --color") _ptool_words "auto always never"; return ;;
+        "stats --words") _ptool_words "cjk whitespace unicode"; return ;;
+        "stats --jobs"|"stats -j")  return ;;
+        "stats --text-key")  return ;;
+        "stats --id-key")  return ;;
+        "stats --source-key")  return ;;
+        "stats --color") _ptool_words "auto always never"; return ;;
         "status --color") _ptool_words "auto always never"; return ;;
         "train-tokenizer --output"|"train-tokenizer -o") _ptool_paths -f; return ;;
         "train-tokenizer --vocab-size")  return ;;
@@ -138,9 +146,12 @@ _ptool() {
         "pack --temperature")  return ;;
         "pack --tokens")  return ;;
         "pack --max-epochs")  return ;;
+        "pack --split-by") _ptool_words "source"; return ;;
         "pack --max-doc-pieces")  return ;;
         "pack --seed")  return ;;
         "pack --color") _ptool_words "auto always never"; return ;;
+        "locate --split") _ptool_words "train holdout"; return ;;
+        "locate --color") _ptool_words "auto always never"; return ;;
         "estimate-cost --params")  return ;;
         "estimate-cost --tokens")  return ;;
         "estimate-cost --active-params")  return ;;
@@ -238,11 +249,14 @@ _ptool() {
     case "$command $cur" in
         "filter -"*) _ptool_words "--output -o --rejects --preset --recipe --rule --lang --lang-threshold --blocklist --block-domains --block-urls --block-url-words --url-key --keep-fraction --words --no-edits --explain-all --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --unit --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --hash --bloom --expected-items --max-seen --removed --prefer --cluster --clusters --plan --workdir --partitions --against --save-index --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "explain -"*) _ptool_words "--id-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "stats -"*) _ptool_words "--languages --words --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --multiple-of --special-token --byte-fallback --no-byte-fallback --split-digits --weights --model --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "fertility -"*) _ptool_words "--plot --language-key --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --engine --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --shuffle --mix --temperature --tokens --max-epochs --max-doc-pieces --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --shuffle --mix --temperature --tokens --max-epochs --split-by --max-doc-pieces --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "locate -"*) _ptool_words "--split --text --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "estimate-cost -"*) _ptool_words "--params --tokens --active-params --model --config --arch --packed --gpu --gpus --precision --seq --mfu --mfu-convention --goodput --price --peak-tflops --deadline --budget --inference-tokens --tp --pp --ep --zero --micro-rows --recompute --engine --fp32-gradients --no-flash --loss --gpu-mtbf --storage-rate --compare --table --explain --fail-if --backtest --actual --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plan -"*) _ptool_words "--model --config --arch --gpus --gpu --gpus-per-node --link --network --seq --batch-tokens --tp --pp --ep --zero --micro-rows --precision --recompute --engine --fp32-gradients --no-flash --loss --all --toml --guide --budget --tokens --unique-tokens --deduplicated --not-deduplicated --storage-rate --gpu-mtbf --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --tokens --checkpoint-every --seed --set --force --dry-run --print-sbatch --nodes --gpus-per-node --replay-spikes --json --quiet -q --verbose -v --no-progress --color --help" ;;
@@ -253,11 +267,14 @@ _ptool() {
         "demo -"*) _ptool_words "--out --keep --steps --dry-run --corpus --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "filter "*) _ptool_paths -f; ;;
         "dedup "*) _ptool_paths -f; ;;
+        "explain "*)  ;;
+        "stats "*) _ptool_paths -f; ;;
         "status "*) _ptool_paths -d; ;;
         "train-tokenizer "*) _ptool_paths -f; ;;
         "fertility "*) _ptool_paths -f; ;;
         "tokenize "*) _ptool_paths -f; ;;
         "pack "*) _ptool_paths -d; ;;
+        "locate "*)  ;;
         "train "*) _ptool_paths -d; ;;
         "resume "*) _ptool_paths -d; ;;
         "plot "*) _ptool_paths -d; ;;

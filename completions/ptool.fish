@@ -94,6 +94,30 @@ complete -c ptool -n '__fish_seen_subcommand_from dedup' -l color -x -a 'auto al
 complete -c ptool -n '__fish_seen_subcommand_from dedup' -l help -d 'Show the options.'
 complete -c ptool -n '__fish_seen_subcommand_from dedup' -F
 
+complete -c ptool -n __fish_use_subcommand -a explain -d 'Say what happened to one document, and why.'
+complete -c ptool -n '__fish_seen_subcommand_from explain' -l id-key -x -d 'Field that holds the id.'
+complete -c ptool -n '__fish_seen_subcommand_from explain' -l json -d 'Report as JSON; errors too, on stderr.'
+complete -c ptool -n '__fish_seen_subcommand_from explain' -l quiet -s q -d 'No notices, no progress.'
+complete -c ptool -n '__fish_seen_subcommand_from explain' -l verbose -s v -d 'Say more.'
+complete -c ptool -n '__fish_seen_subcommand_from explain' -l no-progress -d 'No progress shown.'
+complete -c ptool -n '__fish_seen_subcommand_from explain' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
+complete -c ptool -n '__fish_seen_subcommand_from explain' -l help -d 'Show the options.'
+
+complete -c ptool -n __fish_use_subcommand -a stats -d 'Count what a document stream holds.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l languages -d 'Also count languages, by a bundled model: 10 times slower.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l words -x -a 'cjk whitespace unicode' -d 'What a word is, as for ptool filter.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l jobs -s j -x -d 'Worker processes; default: what affinity, cgroup and Slurm allow. The output is the same for every N.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l text-key -x -d 'Field that holds the text.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l id-key -x -d 'Field that holds the id.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l source-key -x -d 'Field that names the source.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l json -d 'Report as JSON; errors too, on stderr.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l quiet -s q -d 'No notices, no progress.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l verbose -s v -d 'Say more.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l no-progress -d 'No progress shown.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -l help -d 'Show the options.'
+complete -c ptool -n '__fish_seen_subcommand_from stats' -F
+
 complete -c ptool -n __fish_use_subcommand -a status -d 'List what an output folder still lacks.'
 complete -c ptool -n '__fish_seen_subcommand_from status' -l json -d 'Report as JSON; errors too, on stderr.'
 complete -c ptool -n '__fish_seen_subcommand_from status' -l quiet -s q -d 'No notices, no progress.'
@@ -183,6 +207,7 @@ complete -c ptool -n '__fish_seen_subcommand_from pack' -l mix -x -d 'Shares of 
 complete -c ptool -n '__fish_seen_subcommand_from pack' -l temperature -x -d 'Shares by tokens^(1/T): over 1 lifts small sources.'
 complete -c ptool -n '__fish_seen_subcommand_from pack' -l tokens -x -d 'Training tokens of the mix: 100B.'
 complete -c ptool -n '__fish_seen_subcommand_from pack' -l max-epochs -x -d 'How often a source may come at most.'
+complete -c ptool -n '__fish_seen_subcommand_from pack' -l split-by -x -a 'source' -d 'Write a packed folder for each, to be mixed while training.'
 complete -c ptool -n '__fish_seen_subcommand_from pack' -l max-doc-pieces -x -d 'Cut a document off after so many rows.'
 complete -c ptool -n '__fish_seen_subcommand_from pack' -l seed -x -d 'Recorded in the manifest.'
 complete -c ptool -n '__fish_seen_subcommand_from pack' -l force -d 'Replace an output that is there.'
@@ -194,6 +219,16 @@ complete -c ptool -n '__fish_seen_subcommand_from pack' -l no-progress -d 'No pr
 complete -c ptool -n '__fish_seen_subcommand_from pack' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
 complete -c ptool -n '__fish_seen_subcommand_from pack' -l help -d 'Show the options.'
 complete -c ptool -n '__fish_seen_subcommand_from pack' -F
+
+complete -c ptool -n __fish_use_subcommand -a locate -d 'Name the documents of a packed row.'
+complete -c ptool -n '__fish_seen_subcommand_from locate' -l split -x -a 'train holdout' -d 'Which rows are meant.'
+complete -c ptool -n '__fish_seen_subcommand_from locate' -l text -d 'Show the text of every piece.'
+complete -c ptool -n '__fish_seen_subcommand_from locate' -l json -d 'Report as JSON; errors too, on stderr.'
+complete -c ptool -n '__fish_seen_subcommand_from locate' -l quiet -s q -d 'No notices, no progress.'
+complete -c ptool -n '__fish_seen_subcommand_from locate' -l verbose -s v -d 'Say more.'
+complete -c ptool -n '__fish_seen_subcommand_from locate' -l no-progress -d 'No progress shown.'
+complete -c ptool -n '__fish_seen_subcommand_from locate' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
+complete -c ptool -n '__fish_seen_subcommand_from locate' -l help -d 'Show the options.'
 
 complete -c ptool -n __fish_use_subcommand -a estimate-cost -d 'Say what a training run will cost.'
 complete -c ptool -n '__fish_seen_subcommand_from estimate-cost' -l params -x -d 'Parameters of the model: 70e9, 7.5B.'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ from ptool.formats.artefacts import find_artefact
 from ptool.packing.mixing import read_mix
 from ptool.packing.plan import Strategy
 from ptool.packing.report import rows_for_people, split_rows
-from ptool.packing.run import PackConfig, preview
+from ptool.packing.run import PackConfig, pack_by_source, preview
 from ptool.packing.run import pack as run
 from ptool.packing.source import is_megatron
 from ptool.units import parse_count, parse_fraction
@@ -43,6 +43,9 @@ def pack(
         int | None, typer.Option("--tokens", parser=parse_count, metavar="N", help="Training tokens of the mix: 100B.")
     ] = None,
     max_epochs: Annotated[float, typer.Option(metavar="N", help="How often a source may come at most.")] = 4.0,
+    split_by: Annotated[
+        Literal["source"] | None, typer.Option(help="Write a packed folder for each, to be mixed while training.")
+    ] = None,
     max_doc_pieces: Annotated[
         int | None, typer.Option(parser=parse_count, metavar="N", help="Cut a document off after so many rows.")
     ] = None,
@@ -62,8 +65,8 @@ def pack(
     --mix gives every source its share of the training tokens (a list, or a mix that ships with ptool: gpt-3, llama-1),
     --temperature makes the shares from the sizes, and --tokens says how many there are to be. Sources that are too
     small are repeated, up to --max-epochs; beyond that the error says what is missing. The shares before and after are
-    printed, and stand in the manifest to the token. The held-out documents stay out of the mix. --strategy pad gives
-    every document rows of its own.
+    printed, and stand in the manifest to the token. The held-out documents stay out of the mix. --split-by source
+    writes a folder for every source instead, below -o. --strategy pad gives every document rows of its own.
 
     --holdout sets whole documents apart, chosen by a hash of their text, keyed by --seed; equal texts are never on both
     sides, and of two or more different texts at least one is held out and one is not. 0% holds out none.
@@ -92,9 +95,14 @@ def pack(
     given = opt.artefact_input(tokens)
     path = Path(given) if given and is_megatron(Path(given)) else find_artefact(given)
     if dry_run:
-        found = preview(path, output, config, tokenizer=tokenizer, force=force)
-        rows = [("input", str(path)), ("rows", f"{seq_len:,} tokens, {strategy}"), *split_rows(found, seq_len)]
+        planned = preview(path, output, config, tokenizer=tokenizer, force=force)
+        rows = [("input", str(path)), ("rows", f"{seq_len:,} tokens, {strategy}"), *split_rows(planned, seq_len)]
         out.summary([*rows, ("output", str(output))], title="would pack")
+        return
+    if split_by is not None:
+        found = pack_by_source(path, output, config, tokenizer=tokenizer, force=force, reporter=out.reporter)
+        for name, one in found.items():
+            out.artefact(output / one.output.name, one.manifest, [("source", name), *rows_for_people(one.manifest)])
         return
     report = run(path, output, config, tokenizer=tokenizer, force=force, reporter=out.reporter)
     out.artefact(output, report.manifest, rows_for_people(report.manifest))

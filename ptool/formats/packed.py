@@ -95,6 +95,16 @@ class PackedDocument(NamedTuple):
     tokens: npt.NDArray[np.int64]
 
 
+class PackedPiece(NamedTuple):
+    """An unbroken piece of a document in a row: its first column, its length, and where in the document it begins."""
+
+    id: str
+    source: str | None
+    start: int
+    length: int
+    offset: int
+
+
 class PackedSplit:
     """One split of a packed dataset; everything in it is memory-mapped and read-only."""
 
@@ -164,6 +174,17 @@ class PackedSplit:
         """The pieces of a row, left to right: (document id, first column, length)."""
         spans = self._spans[int(self._index[row]) : int(self._index[row + 1])]
         return [(self._documents.id(int(s["document"])), int(s["start"]), int(s["length"])) for s in spans]
+
+    def pieces_in(self, row: int) -> list[PackedPiece]:
+        """The pieces of a row, left to right, with the sources and offsets of their documents."""
+        found = []
+        for span in self._spans[int(self._index[row]) : int(self._index[row + 1])]:
+            document = int(span["document"])
+            source = int(self._documents.records["source"][document])
+            name = self._layout.sources[source] if source >= 0 else None
+            place = (int(span["start"]), int(span["length"]), int(span["offset"]))
+            found.append(PackedPiece(self._documents.id(document), name, *place))
+        return found
 
     def documents(self) -> Iterator[PackedDocument]:
         """Every document of the split, whole, in the order of the input."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -53,6 +54,8 @@ class PackConfig(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int | None = None
     """Training tokens of the mix; as many as there are where it is not given."""
     max_epochs: float = 4.0
+    source: str | None = None
+    """Documents of this source alone ("-" for those without one); None for all."""
     max_doc_pieces: int | None = None
     """A document is cut off after so many rows; the manifest counts what is left out."""
 
@@ -60,6 +63,8 @@ class PackConfig(msgspec.Struct, frozen=True, kw_only=True):
         if not 2 <= self.seq_len <= _MAX_SEQ_LEN:
             message = f"rows of {self.seq_len:,} tokens"
             raise UsageError(message, hint=f"from 2 to {_MAX_SEQ_LEN:,}; for example --seq-len 2048")
+        if self.source is not None and (self.mix or self.temperature is not None):
+            raise UsageError("one source alone is no mix", hint="leave --mix and --temperature to the training run")
         if self.mix and self.temperature is not None:
             raise UsageError("a mix and a temperature exclude each other", hint="give one")
         if not 0 < self.max_epochs < float("inf"):
@@ -96,7 +101,29 @@ def pack(
     """
     if output.resolve() == tokens.resolve():
         raise UsageError("-o is also the input", where=str(output), hint="give another name")
+    return _pack(open_source(tokens, tokenizer), output, config, force, reporter)
+
+
+def pack_by_source(
+    tokens: Path,
+    output: Path,
+    config: PackConfig,
+    *,
+    tokenizer: Path | None = None,
+    force: bool = False,
+    reporter: Reporter = SILENT,
+) -> dict[str, PackReport]:
+    """Pack every source into a folder of its own below `output`, to be mixed while training; by name of the source."""
     source = open_source(tokens, tokenizer)
+    reports = {}
+    for name in _tokens_by_source(source.records, source.sources):
+        reporter.notice(f"packing {name}")
+        folder = output / quote(name, safe=" ")
+        reports[name] = _pack(source, folder, msgspec.structs.replace(config, source=name), force, reporter)
+    return reports
+
+
+def _pack(source: TokenSource, output: Path, config: PackConfig, force: bool, reporter: Reporter) -> PackReport:
     settings = _settings(config, source)
     writer = FolderWriter(output, stage=STAGE, config=settings, force=force)
     if writer.existing is not None and is_whole(output, writer.existing):
@@ -204,7 +231,10 @@ def _prepare(source: TokenSource, config: PackConfig, reporter: Reporter) -> _Pr
     """Which documents go into which split, how often and in which order."""
     records = source.records
     held = choose_holdout(records["text_hash"], records["num_bytes"] > 0, config.holdout, config.seed)
-    train, holdout = np.flatnonzero(~held), np.flatnonzero(held)
+    here = np.ones(len(records), dtype=bool)
+    if config.source is not None:
+        here = records["source"] == (-1 if config.source == NO_SOURCE else source.sources.index(config.source))
+    train, holdout = np.flatnonzero(~held & here), np.flatnonzero(held & here)
     mix: dict[str, dict[str, Any]] = {}
     if config.mix or config.temperature is not None or config.tokens is not None:
         train, mix = _mixed(source, train, config, reporter)
@@ -221,7 +251,7 @@ def _prepare(source: TokenSource, config: PackConfig, reporter: Reporter) -> _Pr
 
 
 def _counts(read: int, prepared: _Prepared) -> Counts:
-    """Documents of which the mix takes nothing are dropped; repeats count once."""
+    """Documents of which the mix or another source takes nothing are dropped; repeats count once."""
     kept = len(np.unique(np.concatenate([part.documents for part in prepared.splits.values()])))
     return Counts(read=read, kept=kept, dropped=read - kept, dropped_by={"mix": read - kept} if read > kept else {})
 

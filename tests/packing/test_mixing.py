@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ptool.errors import InputError, UsageError
 from ptool.formats.packed import PackedDataset
+from ptool.packing.locating import locate_row
 from ptool.packing.mixing import named_mixes, plan_mix, read_mix, shares_by_temperature
-from ptool.packing.run import PackConfig, pack
+from ptool.packing.run import PackConfig, pack, pack_by_source
 from tests.packing.test_pack import EOD, token_folder
 
 DOCUMENTS = [[*range(3, 3 + size % 60), size % 97, EOD] for size in range(600)]
@@ -116,3 +117,38 @@ def test_pieces_over_the_limit_are_left_out_and_counted(tmp_path: Path) -> None:
     assert manifest.num_tokens == sum(map(len, DOCUMENTS)) - left
     rows = split.rows(range(split.num_rows))
     assert np.array_equal(rows.targets == -100, rows.targets < 0)
+
+
+def test_every_source_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    tokens = token_folder(tmp_path / "tok", DOCUMENTS)
+    config = PackConfig(seq_len=32, holdout=0.1)
+    reports = pack_by_source(tokens, tmp_path / "p", config)
+    assert set(reports) == {"-", "web", "书"}
+    pack(tokens, tmp_path / "all", config)
+    whole = PackedDataset.open(tmp_path / "all")
+    for split in ("train", "holdout"):
+        expected = {document.id: document.source for document in getattr(whole, split).documents()}
+        found = {}
+        for report in reports.values():
+            opened = getattr(PackedDataset.open(report.output), split)
+            found |= {document.id: document.source for document in opened.documents()}
+        assert found == expected, "the same documents are held out"
+    again = pack_by_source(tokens, tmp_path / "p", config)
+    assert all(report.up_to_date for report in again.values())
+
+
+def test_a_row_is_traced_to_its_documents(tmp_path: Path) -> None:
+    tokens = token_folder(tmp_path / "tok", DOCUMENTS)
+    pack(tokens, tmp_path / "p", PackConfig(seq_len=32, holdout=0))
+    rows = PackedDataset.open(tmp_path / "p").train
+    for row in (0, 7, rows.num_rows - 1):
+        row_tokens = rows.rows([row]).tokens[0].tolist()
+        for piece in locate_row(tmp_path / "p", row):
+            number = int(piece.id.split()[1])
+            assert piece.source == [None, "web", "书"][number % 3]
+            assert (
+                row_tokens[piece.start : piece.start + piece.length]
+                == (DOCUMENTS[number][piece.offset : piece.offset + piece.length])
+            )
+    with pytest.raises(UsageError, match="there is no row"):
+        locate_row(tmp_path / "p", rows.num_rows)
