@@ -11,6 +11,7 @@ SIGBUS, not an error. A temporary folder on a tmpfs is memory again, so that is 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -96,6 +97,12 @@ def is_in_memory(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> b
 def _nameless_file(folder: Path) -> int:
     if not folder.is_dir():
         raise UsageError("the folder for temporary files is missing", where=str(folder), hint="--tmp-dir FOLDER")
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+    # Some network file systems know no files without names: there it has one for a moment.
     descriptor, name = tempfile.mkstemp(prefix="ptool-spool-", dir=folder)
     Path(name).unlink()
     return descriptor
