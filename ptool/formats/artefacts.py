@@ -14,6 +14,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO, Self
 import msgspec
 
 from ptool.errors import DamagedInput, InputError, UsageError
-from ptool.formats.atomic import PendingFile, describing_os_errors, is_temporary, sync_folder, write_bytes
+from ptool.formats.atomic import PendingFile, describing_os_errors, is_temporary, sync_file, sync_folder, write_bytes
 from ptool.formats.manifests import FileEntry, Manifest, decode_manifest, encode_manifest
 from ptool.formats.runs import RunRecord
 
@@ -113,6 +114,30 @@ def list_files(folder: Path, names: list[str]) -> list[FileEntry]:
     ]
 
 
+class DigestingFile:
+    """Writes through to a file, and digests what is written in a thread of its own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[None] | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append; `data` must not change afterwards, since it may still be read."""
+        if self._pending is not None:
+            self._pending.result()
+        self._pending = self._thread.submit(self._hash.update, data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def finish(self) -> tuple[str, int]:
+        """The sha256 as `sha256:<hex>`, and the size."""
+        self._thread.shutdown()
+        return f"sha256:{self._hash.hexdigest()}", self._size
+
+
 class FolderWriter:
     """Fills a folder with files and makes it an artefact by `commit`.
 
@@ -133,6 +158,7 @@ class FolderWriter:
         self._work = {"stage": stage, "version": __version__, "config": config}
         self._names: list[str] = []
         self._retained: set[str] = set()
+        self._entries: dict[str, FileEntry] = {}
         self._force = force
         self._started = False
         self._record = RunRecord()
@@ -193,6 +219,25 @@ class FolderWriter:
             raise
         self._names.append(name)
 
+    @contextmanager
+    def create_digested(self, name: str) -> Iterator[BinaryIO]:
+        """As `create`, for large files that are written from start to end: digested meanwhile, and not read again.
+
+        They are brought to the disk by `commit`, all together, before the manifest is there.
+        """
+        pending = PendingFile(self.folder / name)
+        digesting = DigestingFile(pending.file)
+        try:
+            with describing_os_errors(pending.path):
+                yield digesting  # type: ignore[misc]  # of a file it has what writers use
+                digest, size = digesting.finish()
+            pending.publish(durable=False)
+        except BaseException:
+            pending.discard()
+            raise
+        self._names.append(name)
+        self._entries[name] = FileEntry(path=name, size=size, digest=digest)
+
     def copy(self, source: Path, name: str) -> None:
         """Put a copy of a file into the artefact."""
         with self.create(name) as file:
@@ -212,7 +257,12 @@ class FolderWriter:
 
     def commit(self, manifest: Manifest) -> Manifest:
         """List and digest the files, and write the manifest: now this is an artefact."""
-        whole = msgspec.structs.replace(manifest, files=list_files(self.folder, self._names))
+        for name in self._entries:
+            sync_file(self.folder / name)
+        known = [self._entries[name] for name in self._names if name in self._entries]
+        others = list_files(self.folder, [name for name in self._names if name not in self._entries])
+        files = sorted([*known, *others], key=lambda entry: entry.path)
+        whole = msgspec.structs.replace(manifest, files=files)
         self._record.write(self.folder)
         write_bytes(self.folder / MANIFEST, encode_manifest(whole) + b"\n")
         with suppress(OSError):

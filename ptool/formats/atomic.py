@@ -49,12 +49,15 @@ class PendingFile:
                 os.fsync(self.file.fileno())
                 self.file.close()
 
-    def publish(self) -> None:
-        """Give the file its name."""
-        self.seal()
+    def publish(self, *, durable: bool = True) -> None:
+        """Give the file its name; not `durable`: somebody brings it to the disk later, with others (`sync_file`)."""
+        if durable:
+            self.seal()
         with describing_os_errors(self.path):
+            self.file.close()
             self._temporary.replace(self.path)
-            sync_folder(self.path.parent)
+            if durable:
+                sync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove the temporary file; harmless after `publish`."""
@@ -91,6 +94,16 @@ def temporary_name(path: Path) -> Path:
 def is_temporary(path: Path) -> bool:
     """Whether `path` has the name of an unfinished output."""
     return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file that is closed to the disk."""
+    with describing_os_errors(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,7 +4,8 @@ The plan (plan.py) is made from document lengths alone; then rows are filled in 
 memory-mapped shards. Nothing is added: every token that comes in goes out exactly once, in `train` or in `holdout`, and
 only the ends of rows are padded. Memory is the plan (about 100 bytes a document and row) and one batch of rows.
 
-One process does it: planning runs at 200 million tokens a second or more, copying at the speed of the disk.
+One process does it: planning runs at 200 million tokens a second or more, copying at the speed of the disk. Digests of
+what is read and written are taken by threads meanwhile, and nothing is published before the input is known to be whole.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ def _pack(source: TokenSource, output: Path, config: PackConfig, force: bool, re
     settings = _settings(config, source)
     writer = FolderWriter(output, stage=STAGE, config=settings, force=force)
     if writer.existing is not None and is_whole(output, writer.existing):
+        source.confirm()
         reporter.notice(f"up to date: {output}")
         return PackReport(manifest=writer.existing, output=output, up_to_date=True)
 
@@ -141,7 +143,7 @@ def _pack(source: TokenSource, output: Path, config: PackConfig, force: bool, re
         for name, part in prepared.splits.items():
             plan = _plan(part, records, config)
             split = SplitWriter(
-                writer.create, name, seq_len=config.seq_len, dtype=vocabulary.dtype, rows_per_shard=per_shard
+                writer.create_digested, name, seq_len=config.seq_len, dtype=vocabulary.dtype, rows_per_shard=per_shard
             )
             with split.opened():
                 listed = records[part.documents]
@@ -152,6 +154,7 @@ def _pack(source: TokenSource, output: Path, config: PackConfig, force: bool, re
             packed += split.counts.tokens
             splits[name] = split.counts
             shape[name] = _shape(plan)
+        source.confirm()
         writer.copy(vocabulary.file, vocabulary.artefact_name)
         layout = PackedLayout(
             seq_len=config.seq_len,
@@ -195,6 +198,7 @@ def preview(
 ) -> dict[str, SplitCounts]:
     """What `pack` would make, in numbers, with nothing written. Raises what `pack` would raise."""
     source = open_source(tokens, tokenizer)
+    source.confirm()
     FolderWriter(output, stage=STAGE, config=_settings(config, source), force=force)
     found: dict[str, SplitCounts] = {}
     for name, part in _prepare(source, config, SILENT).splits.items():

@@ -7,6 +7,7 @@ bytes are counted by decoding, and the EOD is the tokenizer's where every docume
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from ptool.errors import DamagedInput, InputError, UsageError
-from ptool.formats.artefacts import file_digest, open_artefact
+from ptool.formats.artefacts import check_files, file_digest, open_artefact
 from ptool.formats.documents import DocumentTable, Records, new_records
 from ptool.formats.manifests import Manifest, manifest_digest
 from ptool.formats.shards import Shard, TokenShards, token_dtype
@@ -47,6 +48,29 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
         return next(token for token in (self.pad_id, self.eod_id, 0) if token is not None)
 
 
+class Check:
+    """Comparing the files of an artefact with their digests, meanwhile."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                check_files(folder, manifest, verify=True)
+            except BaseException as error:  # noqa: BLE001 - raised again by `result`
+                self._failures.append(error)
+
+        # A daemon: a run that is interrupted does not wait for it.
+        self._thread = threading.Thread(target=work, name="check", daemon=True)
+        self._thread.start()
+
+    def result(self) -> None:
+        """Wait, and raise what was found."""
+        self._thread.join()
+        if self._failures:
+            raise self._failures[0]
+
+
 class TokenSource:
     """Tokens of all shards by position, and a record of every document.
 
@@ -66,6 +90,7 @@ class TokenSource:
         names: Sequence[str] = (),
         sources: Sequence[str] = (),
         upstream: Sequence[Manifest] = (),
+        check: Check | None = None,
     ) -> None:
         """Ids of documents come from their `tables`, or are the `names`."""
         sizes = np.array([len(shard.tokens) for shard in shards], dtype=np.int64)
@@ -80,6 +105,12 @@ class TokenSource:
         self.identity = identity
         self.sources = list(sources)
         self.upstream = list(upstream)
+        self._check = check
+
+    def confirm(self) -> None:
+        """Wait until every file was compared with its digest. Raises DamagedInput; nothing may be published before."""
+        if self._check is not None:
+            self._check.result()
 
     def copy(self, into: npt.NDArray[Any], at: Integers, positions: Integers, lengths: Integers) -> None:
         """into[at : at + length] = tokens from each position on. A span lies in one shard, as documents do."""
@@ -129,8 +160,8 @@ class TokenSource:
 def open_source(path: Path, tokenizer: Path | None = None) -> TokenSource:
     """A token folder, or Megatron files by their prefix, `.bin` or `.idx`, which need the `tokenizer` that made them.
 
-    Every file is read and compared with the digest its manifest has: a shard that is cut or altered is refused, with
-    DamagedInput.
+    Every file is compared with the digest that its manifest has, in a thread of its own, so that it is read from the
+    disk once: a shard that is cut or altered is refused, with DamagedInput, here or by `confirm`.
     """
     return _open_folder(path, tokenizer) if path.is_dir() else _open_foreign(path, tokenizer)
 
@@ -141,7 +172,8 @@ def is_megatron(path: Path) -> bool:
 
 
 def _open_folder(folder: Path, tokenizer: Path | None) -> TokenSource:
-    manifest = open_artefact(folder, stage="tokenize", verify=True)
+    manifest = open_artefact(folder, stage="tokenize")
+    check = Check(folder, manifest)
     try:
         details = msgspec.convert(manifest.details, _Details)
     except msgspec.ValidationError as error:
@@ -165,6 +197,7 @@ def _open_folder(folder: Path, tokenizer: Path | None) -> TokenSource:
         tables=opened.tables,
         sources=details.sources,
         upstream=[manifest],
+        check=check,
     )
 
 
