@@ -88,6 +88,8 @@ class Guided(NamedTuple):
 
 def guide(given: dict[str, Any], ask: Ask | None = None) -> Guided:
     """Go through the six questions. `given` holds options by name; `ask` is None where nobody can be asked."""
+    if given.get("config") or given.get("arch"):
+        raise UsageError("--guide plans a named size", hint="leave out --config and --arch, or leave out --guide")
     answered = _Answers(given, ask)
     deployment = answered.take("deployment", "gpus", "gpu")
     gpu, gpus = find_gpu(answered.values["gpu"]), int(answered.values["gpus"])

@@ -88,7 +88,7 @@ def test_every_candidate_is_judged_and_every_judgement_can_be_checked(size, gpus
             assert not (layout.pipeline > 1 and layout.zero > 1)
             speeds.append(one.step.tokens_per_second)
     if found.best:
-        assert found.best[0].step.tokens_per_second >= 0.94 * max(speeds)  # equal to two digits: the simplest wins
+        assert found.best[0].step.tokens_per_second >= max(speeds) / 1.031  # within 3 % the simplest wins
     else:
         assert not speeds
 
@@ -210,6 +210,13 @@ def test_the_guide_asks_and_answers_six_questions_in_order():
     assert "Which GPU" not in asked
     assert "person" in personal.answers[0].origin
     assert not any("deduplicate first" in line for line in personal.answers[4].follows)
+
+
+def test_the_guide_refuses_what_it_would_not_use():
+    with pytest.raises(UsageError, match="named size"):
+        guide({"gpus": 8, "arch": "layers=2,hidden=8,heads=2"})
+    with pytest.raises(UsageError, match="neither yes nor no"):
+        guide({}, lambda question, default: "maybe" if "yes, no" in question else "")
 
 
 def test_the_guide_asks_nobody_unless_both_ends_are_a_terminal():
