@@ -147,7 +147,7 @@ def run_pass(
             _write(run, split, decider.decide(split), config, work.keys, listing, counts)
         details = decider.details() if config.unit == "ngram" else {**counts, **decider.details()}
         if decider.resolver is not None:
-            reporter.notice(index_notice(decider.resolver))
+            reporter.notice(index_notice(decider.resolver, f"{config.unit}s"))
         return run.finish(details=details)
 
 

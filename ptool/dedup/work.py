@@ -104,9 +104,9 @@ def write_outcome(run: TransformRun, received: Received, outcome: Outcome) -> No
             run.drop(batch.line(one), {**reason, **found})
 
 
-def index_notice(resolver: Resolver) -> str:
+def index_notice(resolver: Resolver, what: str = "documents") -> str:
     """What the index took, for a person: it depends on how memory was reserved, so no manifest has it."""
-    said = f"the index of {resolver.num_kept:,} kept documents took {format_bytes(resolver.num_bytes)} of memory"
+    said = f"the index of {resolver.num_kept:,} kept {what} took {format_bytes(resolver.num_bytes)} of memory"
     return f"{said} and {format_bytes(resolver.spool_bytes)} of disk" if resolver.spool_bytes else said
 
 
