@@ -5,7 +5,6 @@ A batch that a stopped run has written already is only read again (`known`): its
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,12 +124,23 @@ def _comes_back(tokenizer: Tokenizer, batch: Batch, encoded: Encoded, index: int
     return tokenizer.decode(ids).encode("utf-8", "surrogatepass") == batch.text_of(index)
 
 
-@lru_cache(maxsize=1)
+_opened: dict[tuple[Path, str, str], tuple[Tokenizer, Engine]] = {}
+
+
+def remember(encoding: Encoding, tokenizer: Tokenizer, engine: Engine) -> None:
+    """What is loaded already; worker processes are forked from here and need not load it again."""
+    _opened.clear()
+    _opened[encoding.tokenizer, encoding.fingerprint, encoding.engine] = (tokenizer, engine)
+
+
 def _loaded(path: Path, fingerprint: str, engine: str) -> tuple[Tokenizer, Engine]:
-    tokenizer = load_tokenizer(path)
-    if tokenizer.fingerprint != fingerprint:
-        raise InputError("the tokenizer changed while documents were encoded", where=str(path), hint="start again")
-    return tokenizer, open_engine("fast" if engine == "fast" else "reference", tokenizer, reporter=SILENT)
+    if (path, fingerprint, engine) not in _opened:
+        tokenizer = load_tokenizer(path)
+        if tokenizer.fingerprint != fingerprint:
+            raise InputError("the tokenizer changed while documents were encoded", where=str(path), hint="start again")
+        opened = open_engine("fast" if engine == "fast" else "reference", tokenizer, reporter=SILENT)
+        _opened[path, fingerprint, engine] = (tokenizer, opened)
+    return _opened[path, fingerprint, engine]
 
 
 def _sampler(tokenizer: Tokenizer) -> CheckedEngine:

@@ -27,9 +27,9 @@ from ptool.formats.shards import token_dtype
 from ptool.formats.streams import Lines
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import Keys, decode
-from ptool.tokenizers.engines import FIRST_BYTES, CheckedEngine, EngineChoice, EngineMismatch, open_engine
+from ptool.tokenizers.engines import FIRST_BYTES, CheckedEngine, Engine, EngineChoice, EngineMismatch, open_engine
 from ptool.tokenizers.loading import Tokenizer, load_tokenizer
-from ptool.tokenizing.encoding import Encoding, Item, compare_first, encode_batch
+from ptool.tokenizing.encoding import Encoding, Item, compare_first, encode_batch, remember
 from ptool.tokenizing.intake import Intake, Reading
 from ptool.tokenizing.sharding import ShardSequence
 
@@ -94,10 +94,11 @@ def tokenize(
 
     with writer, intake.opened():
         lines = intake.lines()
-        name, lines = _choose_engine(engine, loaded, lines, reading.keys, reporter)
+        opened, lines = _choose_engine(engine, loaded, lines, reading.keys, reporter)
         dtype = token_dtype(loaded.vocab_size)
-        encoding = Encoding(tokenizer, loaded.fingerprint, name, eod_id, dtype, reading.keys)
-        work = msgspec.json.encode([settings, name], order="sorted").decode()
+        encoding = Encoding(tokenizer, loaded.fingerprint, opened.name, eod_id, dtype, reading.keys)
+        remember(encoding, loaded, opened)
+        work = msgspec.json.encode([settings, opened.name], order="sorted").decode()
         sink = ShardSequence(writer, dtype, config.shard_tokens, work=work, resume=not force)
         try:
             with sink.opened():
@@ -161,7 +162,7 @@ def _details(loaded: Tokenizer, eod_id: int | None, dtype: str, sink: ShardSeque
 
 def _choose_engine(
     choice: EngineChoice, tokenizer: Tokenizer, lines: Iterator[Lines], keys: Keys, reporter: Reporter
-) -> tuple[str, Iterator[Lines]]:
+) -> tuple[Engine, Iterator[Lines]]:
     """The engine for the whole run, after comparing both on the first documents; and all lines again.
 
     Raises EngineMismatch where they differ and the fast one was asked for by name.
@@ -169,7 +170,7 @@ def _choose_engine(
     engine = open_engine(choice, tokenizer, reporter=reporter)
     first = next(lines, None)
     if first is None:
-        return engine.name, lines
+        return engine, lines
     if isinstance(engine, CheckedEngine):
         batch, _ = decode(first, keys)
         found = compare_first(engine, batch, FIRST_BYTES)
@@ -178,8 +179,8 @@ def _choose_engine(
             if choice == "fast":
                 raise error
             reporter.notice(f"{error.message}; the tokenizer's own library encodes")
-            return "reference", chain([first], lines)
-    return engine.name, chain([first], lines)
+            return engine.reference, chain([first], lines)
+    return engine, chain([first], lines)
 
 
 def resolve_eod(choice: Eod, tokenizer: Tokenizer) -> int | None:

@@ -39,7 +39,7 @@ def main() -> None:
         num_tokens = token_folder(work / "tok", arguments.tokens)
         print(f"{num_tokens:,} tokens, rows of {SEQ_LEN}")
         copying = wall(lambda: copy(work / "tok", work / "copy"))
-        verifying = processor(lambda: open_source(work / "tok"))
+        verifying = processor(lambda: open_source(work / "tok").confirm())
         print(f"cp + sync: {copying:.2f} s; reading and checking the digests: {verifying:.2f} s of processor time")
         for strategy in ("concat", "best-fit"):
             config = PackConfig(seq_len=SEQ_LEN, strategy=strategy)  # type: ignore[arg-type]

@@ -1,9 +1,10 @@
-"""Tokenizing beside the libraries, in one run: `python tests/benchmarks/tokenizing.py [--text 32MiB]`.
+"""Tokenizing beside the libraries, in one run: `python tests/benchmarks/tokenizing.py [--text 96MiB]`.
 
 For a byte-level BPE (--vocab-size entries, trained here): `ptool tokenize` as a whole against `tokenizers` encoding the
 same texts with all its threads, and against only reading and decoding the stream. For SentencePiece BPE and Unigram:
-against SentencePiece's own encoding with as many threads. Prints MB of text per second and ratios; zero differing ids
-are checked on the way. The text is the corpus of PTOOL_SHARED, repeated or cut to --text.
+against SentencePiece's own encoding with as many threads. Prints ratios of processor time (with all processes and
+threads) and of the clock, and how many of the compared texts have other ids. The text is the corpus of PTOOL_SHARED,
+repeated or cut to --text.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -44,23 +46,30 @@ def main() -> None:
         source, texts = sample(corpus, arguments.text, work / "text.jsonl")
         size = sum(len(text.encode()) for text in texts)
         reading = seconds(lambda: [decode(lines) for lines in StreamReader([source])])
-        print(f"{len(texts):,} texts, {size:,} bytes; only read and decoded: {size / reading / 1e6:.1f} MB/s")
+        print(
+            f"{len(texts):,} texts, {size:,} bytes; only read and decoded: {size / reading[1] / 1e6:.1f} MB/s of processor time"
+        )
         some = texts[:: max(1, size // arguments.compared)]
         some_size = sum(len(text.encode()) for text in some)
         for kind in ("byte-bpe", "bpe", "unigram"):
             file = work / ("tokenizer.json" if kind == "byte-bpe" else f"{kind}.model")
-            config = VocabularyConfig(vocab_size=arguments.vocab_size, type=kind, sample_bytes=arguments.sample)  # type: ignore[arg-type]
+            config = VocabularyConfig(
+                vocab_size=arguments.vocab_size,
+                type=kind,  # type: ignore[arg-type]
+                sample_bytes=arguments.sample,
+            )
             train_tokenizer(corpus, file, config)
             folder = work / kind
             ours = seconds(lambda: tokenize([source], folder, file, TokenizeConfig(eod="none"), jobs=arguments.jobs))  # noqa: B023
             encode = library(kind, file, arguments.jobs)
             found: list[list[int]] = []
             theirs = seconds(lambda: found.extend(encode(some)))  # noqa: B023
-            rates = size / ours / 1e6, some_size / theirs / 1e6
             wrong = differences(folder, texts, some, found)
+            clock, processor = ((size / mine) / (some_size / other) for mine, other in zip(ours, theirs, strict=True))
             print(
-                f"{kind}: ptool tokenize {rates[0]:.1f} MB/s, the library {rates[1]:.2f} MB/s on {some_size:,} bytes: "
-                f"{rates[0] / rates[1]:.1f} times; {ours / reading:.2f} times as long as reading; {wrong} differences"
+                f"{kind}: {processor:.1f} times the library's speed by processor time ({clock:.1f} by the clock): "
+                f"{size / ours[1] / 1e6:.1f} MB/s against {some_size / theirs[1] / 1e6:.2f} on {some_size:,} bytes; "
+                f"{ours[1] / reading[1]:.2f} times as long as reading; {wrong} differences"
             )
 
 
@@ -101,10 +110,16 @@ def differences(folder: Path, texts: list[str], some: list[str], found: list[lis
     )
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.monotonic()
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds on the clock, and of processor time with that of all processes and threads."""
+    started, before = time.monotonic(), _processor()
     work()
-    return time.monotonic() - started
+    return time.monotonic() - started, _processor() - before
+
+
+def _processor() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":
