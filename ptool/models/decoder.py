@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ptool.errors import UsageError
 from ptool.models.attention import Attention, Layout, layout
 from ptool.models.config import ModelConfig
 from ptool.models.execution import Execution, Recomputation
@@ -73,6 +74,8 @@ class Decoder(nn.Module):
 
     def _hidden(self, tokens: Tensor, positions: Tensor, segments: Tensor) -> Tensor:
         config = self.config
+        if self.execution.compile and hasattr(self.embedding.weight, "ds_id"):  # how ZeRO-3 marks what it partitions
+            raise UsageError("a compiled model does not work under ZeRO-3", hint="compile = false, or --zero 2")
         if not config.document_mask:
             positions, segments = as_one_text(segments)
         where = layout(config, positions, segments, kernel=self.execution.attention, dtype=self._score_dtype(tokens))

@@ -19,6 +19,10 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     recompute: Recomputation = "none"
     """What the backward pass computes again: nothing; all but matrix products and attention; or whole layers."""
     compile: bool = False
-    """Each layer through `torch.compile`: minutes at the start, and results that differ in the last bits."""
+    """Each layer through `torch.compile`: minutes at the start, and results that differ in the last bits.
+
+    Not under ZeRO-3, whose hooks inside a compiled layer hung two ranks (DeepSpeed 0.19.8, seen with learned positions
+    and post-norm): the decoder refuses it.
+    """
     attention: Kernel = "auto"
     """auto: variable-length attention on a GPU where it agrees with the masked one, see kernels.py."""

@@ -41,6 +41,13 @@ def test_recomputing_and_compiling_keep_losses_gradients_and_names(how, change, 
         torch.testing.assert_close(one, true, rtol=1e-4 if compiled else 0, atol=1e-5 if compiled else 0)
 
 
+def test_compiling_is_refused_where_zero_3_has_partitioned_the_parameters():
+    decoder = Decoder(SMALL, execution=Execution(compile=True))
+    decoder.embedding.weight.ds_id = 0
+    with pytest.raises(UsageError, match="does not work under ZeRO-3.*--zero 2"):
+        decoder(*packed_batch([[16]], 16, SMALL.vocab_size))
+
+
 def remembered(how: str) -> int:
     """Bytes that a forward pass keeps for the backward pass in the layers' own operations."""
     config = msgspec.structs.replace(SMALL, layers=4)
