@@ -121,7 +121,8 @@ def filter_(
     names a folder, and --shard shares the inputs out among tasks.
 
     --dry-run reads the first documents of each input (--sample) and prints, for each rule, the share of documents that
-    fail it and the share that it would be the first to drop.
+    fail it and the share that it would be the first to drop, the same by source, the ids of a few documents it would
+    drop, and what time and space all of the inputs would take. The first documents are no random sample.
 
     Examples:
         ptool filter crawl.jsonl.zst --preset gopher-quality -o clean.jsonl.zst --rejects dropped.jsonl.zst
@@ -192,13 +193,16 @@ def _show_rules(out: Out) -> None:
 
 def _show_rates(out: Out, filtering: Filtering, sources: list[str], sample: int) -> None:
     from ptool.filtering.rates import find_rates
-    from ptool.filtering.report import rates_json, rates_table
+    from ptool.filtering.report import outlook, rates_json, rates_table, sources_table
 
     found = find_rates(sources, filtering.recipe, keys=filtering.keys, sample=sample, reporter=out.reporter)
     if out.json_mode:
         out.json(rates_json(found))
     else:
         out.table(*rates_table(found), descriptor=1)
+        if len(found.by_source) > 1:
+            out.table(*sources_table(found), descriptor=1)
+        out.summary(outlook(found))
         out.notice(f"from the first {found.num_documents:,} documents; nothing was written")
 
 

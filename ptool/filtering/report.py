@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from ptool.filtering.rates import Rates
 from ptool.filtering.recipe import describe, load_preset, load_rule, preset_names, rule_names
 from ptool.formats.manifests import Counts
+from ptool.units import format_bytes, format_duration
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
@@ -59,6 +62,10 @@ def rates_json(found: Rates) -> dict[str, Any]:
             }
             for rate in found.rates
         ],
+        "by_source": msgspec.to_builtins(found.by_source),
+        "examples": found.examples,
+        "seconds": found.seconds,
+        "output_bytes": found.output_bytes,
     }
 
 
@@ -70,6 +77,25 @@ def rates_table(found: Rates) -> Table:
     ]
     rows.append(["kept", "", "", _percent(found.num_kept, total)])
     return ["rule", "accepts", "fails", "drops"], rows
+
+
+def sources_table(found: Rates) -> Table:
+    """For each source, what is kept, and the rules that drop most of it."""
+    rows = []
+    for source, rates in found.by_source.items():
+        worst = sorted(rates.dropped_by.items(), key=lambda item: (-item[1], item[0]))[:3]
+        told = ", ".join(f"{rule} {_percent(count, rates.documents)}" for rule, count in worst)
+        rows.append([source, f"{rates.documents:,}", _percent(rates.kept, rates.documents), told or "-"])
+    return ["source", "documents", "kept", "dropped by"], rows
+
+
+def outlook(found: Rates) -> list[tuple[str, str]]:
+    """What the sample says of the whole: time, size, and documents to look at (`ptool explain`)."""
+    rows = []
+    if found.seconds is not None and found.output_bytes is not None:
+        rows.append(("all of it would take", f"about {format_duration(found.seconds)} of one worker"))
+        rows.append(("and leave", f"about {format_bytes(found.output_bytes)}, compressed as the input is"))
+    return rows + [(f"dropped by {rule}", ", ".join(ids)) for rule, ids in found.examples.items()]
 
 
 def summary(counts: Counts) -> list[tuple[str, str]]:

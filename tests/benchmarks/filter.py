@@ -1,90 +1,128 @@
-"""How fast `ptool filter --preset gopher-quality` is on one core: python tests/benchmarks/filter.py [FILE.jsonl.zst]
+"""How fast `ptool filter --preset fineweb` is beside datatrove: python tests/benchmarks/filter.py [FILE.jsonl.zst]
 
-Without a file it takes the largest of the shared corpus (PTOOL_SHARED, default ../shared). Every part is timed in this
-one run on the same lines, the best of five, in MB of JSON lines per second; `zstd -3` is what merely unpacking and
-packing the file costs.
+    pip install '.[bench]'
+
+Without a file it takes the largest of the shared corpus (PTOOL_SHARED, default ../shared). Everything runs in this one
+process on one core and is timed as processor time, in MB of JSON lines per second. ptool's parts are the best of three
+on the whole file; datatrove gets the first documents of it, as many as `DATATROVE_BYTES`, which is the same text for
+both of its word splitters: its own (spaCy) and `str.split`. `zstd -d | zstd -3` is what merely unpacking and packing
+the file costs. Without datatrove its lines are left out.
 """
 
 from __future__ import annotations
 
-import io
 import os
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import zstandard
 
-from ptool.filtering.decisions import decide, judge
+from ptool.filtering.decisions import judge
 from ptool.filtering.recipe import choose_recipe
 from ptool.filtering.run import Filtering, filter_stream
 from ptool.formats.stages import StreamOptions
-from ptool.formats.streams import Lines, StreamReader, StreamWriter
-from ptool.text.batch import Keys, decode
-from ptool.text.lines import split_lines
-from ptool.text.words import split_words
+from ptool.formats.streams import StreamReader
+from ptool.text.batch import Batch, decode
 
 SHARED = Path(os.environ.get("PTOOL_SHARED", Path(__file__).parents[2] / "../shared"))
-RECIPE = choose_recipe("gopher-quality")
+RECIPE = choose_recipe("fineweb", words="whitespace")
+DATATROVE_BYTES = 1_000_000
 
 
 def main(source: Path) -> None:
-    batches = list(StreamReader([source]))
-    num_bytes = sum(len(lines.data) for lines in batches)
-    decoded = [decode(lines)[0] for lines in batches]
-    documents = sum(map(len, decoded))
-    num_words = sum(len(split_words(batch.text, batch.offsets).starts) for batch in decoded)
-    print(f"{source.name}: {documents:,} documents, {num_bytes / 1e6:.1f} MB of lines, {num_words / 1e6:.1f} M words")
+    batches = [decode(lines, word_rule="whitespace")[0] for lines in StreamReader([source])]
+    size = sum(len(batch.lines) for batch in batches)
+    print(f"{source.name}: {sum(map(len, batches)):,} documents, {size / 1e6:.1f} MB of lines; preset fineweb")
+    judge(batches[0], RECIPE)  # compile
 
-    def unpack() -> bytes:
+    def decide() -> None:
+        for batch in batches:
+            judge(batch.with_texts((batch.text, batch.offsets)), RECIPE)
+
+    def copy() -> None:
         with source.open("rb") as file:
-            return zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
+            lines = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True).read()
+        zstandard.ZstdCompressor(level=3).compress(lines)
 
-    data = unpack()
+    heuristics = rate("ptool, heuristics", size, decide)
     with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "out.jsonl.zst"
         filtering = Filtering(recipe=RECIPE, options=StreamOptions(force=True))
-        parts: dict[str, Callable[[], object]] = {
-            "read (zstd -d, checks, digest)": lambda: list(StreamReader([source])),
-            "decode into columns": lambda: [decode(lines) for lines in batches],
-            "split words": lambda: [split_words(batch.text, batch.offsets) for batch in decoded],
-            "split lines": lambda: [split_lines(batch.text, batch.offsets) for batch in decoded],
-            "all rules, words and lines included": lambda: [judge(fresh(lines), RECIPE) for lines in decoded],
-            "decide (decode, rules, select)": lambda: [decide(lines, RECIPE, Keys()) for lines in batches],
-            "write (zstd -3)": lambda: write(batches),
-            "whole command, file to file": lambda: filter_stream(filtering, [source], output),
-            "zstd -d | zstd -3": lambda: zstandard.ZstdCompressor(level=3).compress(unpack()),
-        }
-        seconds = {name: best_of_five(part) for name, part in parts.items()}
-    for name, taken in seconds.items():
-        print(f"  {name:<38}{len(data) / taken / 1e6:8.0f} MB/s")
-    ratio = seconds["zstd -d | zstd -3"] / seconds["whole command, file to file"]
-    print(f"  whole command against zstd -d | zstd -3: {ratio:.2f} of its speed")
+        whole = rate("ptool, file to file", size, lambda: filter_stream(filtering, [source], Path(folder) / "o.zst"))
+    copied = rate("zstd -d | zstd -3", size, copy)
+    print(f"  file to file against zstd -d | zstd -3: {whole / copied:.2f} of its speed")
+    for name, chain in datatrove_chains():
+        texts, taken = first_texts(batches)
+        theirs = rate(f"datatrove, {name}", taken, lambda chain=chain, texts=texts: run(chain, texts), times=1)
+        print(f"  heuristics against datatrove, {name}: {heuristics / theirs:.0f} times")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"  peak memory of this process, the whole file in it: {peak:.0f} MiB")
 
 
-def fresh(batch: object) -> object:
-    """The batch without the words and lines it has kept."""
-    for name in ("words", "text_lines"):
-        batch.__dict__.pop(name, None)
-    return batch
+def first_texts(batches: list[Batch]) -> tuple[list[str], int]:
+    """The first texts of the file, DATATROVE_BYTES of lines, and how many bytes these are."""
+    texts = []
+    taken = 0
+    for batch in batches:
+        for index in range(len(batch)):
+            if taken < DATATROVE_BYTES:
+                texts.append(batch.text_of(index).decode())
+                taken += len(batch.line(index))
+    return texts, taken
 
 
-def write(batches: list[Lines]) -> None:
-    writer = StreamWriter(io.BytesIO(), stage="filter")
-    for lines in batches:
-        writer.write(lines.data)
+def datatrove_chains() -> list[tuple[str, list[Any]]]:
+    """FineWeb's four filters with each word splitter."""
+    try:
+        from datatrove.pipeline.filters import (
+            C4QualityFilter,
+            FineWebQualityFilter,
+            GopherQualityFilter,
+            GopherRepetitionFilter,
+        )
+        from datatrove.utils.word_tokenizers import WhitespaceTokenizer
+    except ImportError:
+        print("  datatrove is not installed: pip install '.[bench]'")
+        return []
+
+    class Words(WhitespaceTokenizer):
+        def word_tokenize(self, text: str) -> list[str]:
+            return text.split()
+
+    chains = []
+    for name, language in (("spaCy words", "eng"), ("whitespace words", Words())):
+        filters = [
+            GopherRepetitionFilter(language=language),
+            GopherQualityFilter(language=language),
+            C4QualityFilter(filter_no_terminal_punct=False, language=language),
+            FineWebQualityFilter(language=language),
+        ]
+        run(filters, ["Load the tokenizer. " * 20])
+        chains.append((name, filters))
+    return chains
 
 
-def best_of_five(part: Callable[[], object]) -> float:
-    times = []
-    for _ in range(5):
+def run(filters: list[Any], texts: list[str]) -> None:
+    from datatrove.data import Document
+
+    for text in texts:
+        document = Document(text=text, id="")
+        all(one.filter(document) is True for one in filters)
+
+
+def rate(name: str, size: int, part: Callable[[], object], times: int = 3) -> float:
+    """Print and return MB/s, the best of `times`."""
+    best = float("inf")
+    for _ in range(times):
         started = time.process_time()  # other work on the machine does not count
         part()
-        times.append(time.process_time() - started)
-    return float(np.min(times))
+        best = min(best, time.process_time() - started)
+    print(f"  {name:<32}{size / best / 1e6:10.2f} MB/s", flush=True)
+    return size / best / 1e6
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_statistics_of_nothing_and_of_languages(tmp_path: Path) -> None:
     with (tmp_path / "empty.jsonl.zst").open("wb") as file:
         StreamWriter(file, stage="filter").finish(new_manifest("filter", {}, documents_out=DocumentsDigest().documents))
     assert find_statistics([tmp_path / "empty.jsonl.zst"]).total.documents == 0
-    (tmp_path / "two.jsonl").write_text(
-        '{"text":"The quick brown fox jumps over the lazy dog."}\n{"text":"敏捷的棕色狐狸跳过了懒狗，然后它就睡着了。"}\n{"text":""}\n'
-    )
+    texts = ["The quick brown fox jumps over the lazy dog.", "敏捷的棕色狐狸跳过了懒狗，然后它就睡着了。", ""]
+    lines = [json.dumps({"text": text}) + "\n" for text in texts]
+    (tmp_path / "two.jsonl").write_text("".join(lines))
     assert find_statistics([tmp_path / "two.jsonl"], languages=True).languages == {"-": 1, "en": 1, "zh": 1}

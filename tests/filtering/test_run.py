@@ -238,3 +238,17 @@ def test_a_sample_ends_where_it_was_asked_to_even_across_batches(tmp_path: Path)
     source = write(tmp_path / "in.jsonl", *[document(GOOD, padding=padding) for _ in range(8)])
     for sample in (1, 4, 7, 8, 9):
         assert find_rates([source], RECIPE, sample=sample).num_documents == min(sample, 8)
+
+
+def test_a_dry_run_tells_sources_examples_and_what_all_of_it_would_take(tmp_path: Path) -> None:
+    lines = [document("the fox", id=f"good{n}", source="a") for n in range(5)]
+    lines += [document("one", id=f"bad{n}", source="b") for n in range(5)]
+    source = write(tmp_path / "in.jsonl", *lines)
+    found = find_rates([source], RECIPE)
+    assert {name: (one.documents, one.kept, one.dropped_by) for name, one in found.by_source.items()} == {
+        "a": (5, 5, {}),
+        "b": (5, 0, {"word-count": 5}),
+    }
+    assert found.examples == {"word-count": ["bad0", "bad1", "bad2"]}
+    assert found.seconds is not None
+    assert found.output_bytes == sum(map(len, lines[:5]))
