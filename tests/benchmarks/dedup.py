@@ -223,6 +223,7 @@ def judge_labelled() -> None:
             {(post["id"], post["dup_of"]) for post in posts},
         ),
     }
+    print("labelled sets of others, for scale: text-dedup's README gives macro F1 0.9518 for MinHash on CORE (titles)")
     for threshold in (0.8, 0.5):
         config = DedupConfig(threshold=threshold)
         for name, (documents, pairs_of_set) in sets.items():
@@ -241,9 +242,10 @@ def judge(name: str, documents: list[dict[str, Any]], truth: set[frozenset[str]]
     dropped = set(ids) - set(kept)
     precision = len(found & truth) / max(1, len(found))
     recall = sum(1 for pair in truth if pair & dropped) / max(1, len(truth))
+    balance = 2 * precision * recall / max(1e-9, precision + recall)
     print(
         f"labelled {name}, threshold {config.threshold}: {len(documents):,} documents, {len(truth)} labelled pairs,"
-        f" {len(found)} dropped, precision {precision:.2f}, recall {recall:.2f}"
+        f" {len(found)} dropped, precision {precision:.2f}, recall {recall:.2f}, F1 {balance:.2f}"
     )
 
 

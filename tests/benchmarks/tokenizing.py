@@ -60,7 +60,8 @@ def main() -> None:
             )
             train_tokenizer(corpus, file, config)
             folder = work / kind
-            ours = seconds(lambda: tokenize([source], folder, file, TokenizeConfig(eod="none"), jobs=arguments.jobs))  # noqa: B023
+            bare = TokenizeConfig(eod="none")
+            ours = seconds(lambda: tokenize([source], folder, file, bare, jobs=arguments.jobs))  # noqa: B023
             encode = library(kind, file, arguments.jobs)
             found: list[list[int]] = []
             theirs = seconds(lambda: found.extend(encode(some)))  # noqa: B023

@@ -1,4 +1,4 @@
-"""Token shards and megatron-core, both directions: `python tests/benchmarks/megatron.py` (needs megatron-core).
+"""Token shards and megatron-core, both directions: `python tests/benchmarks/megatron_shards.py` (needs megatron-core).
 
 What ptool writes, `IndexedDataset` reads with the same documents, for both dtypes; what `IndexedDatasetBuilder` writes,
 ptool reads, and where every document is one sequence the files are the same bytes.
