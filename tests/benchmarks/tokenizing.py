@@ -47,7 +47,8 @@ def main() -> None:
         size = sum(len(text.encode()) for text in texts)
         reading = seconds(lambda: [decode(lines) for lines in StreamReader([source])])
         print(
-            f"{len(texts):,} texts, {size:,} bytes; only read and decoded: {size / reading[1] / 1e6:.1f} MB/s of processor time"
+            f"{len(texts):,} texts, {size:,} bytes; only read and decoded: "
+            f"{size / reading[1] / 1e6:.1f} MB/s of processor time"
         )
         some = texts[:: max(1, size // arguments.compared)]
         some_size = sum(len(text.encode()) for text in some)
