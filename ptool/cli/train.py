@@ -11,10 +11,11 @@ import typer
 from ptool import units
 from ptool.cli import options as opt
 from ptool.cli import output
+from ptool.cli.peaks import peak_tflops
 from ptool.errors import UsageError
 from ptool.training import run as runs
 from ptool.training.replay import Replay
-from ptool.training.resolving import settings_table
+from ptool.training.resolving import overlay, settings_table
 
 Sets = Annotated[
     list[str] | None,
@@ -117,6 +118,8 @@ def train(
         "checkpoint": {"every_steps": checkpoint_every},
     }
     given = settings_table(config, flags, sets or [])
+    if peak := peak_tflops():
+        given = overlay({"metrics": {"peak_tflops": peak}}, given)
     plan = runs.plan_train(opt.artefact_input(packed), given, output_folder, force=force)
     return finish(plan, dry_run=dry_run, force=force)
 

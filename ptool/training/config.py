@@ -121,6 +121,9 @@ class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[metrics]"""
 
     tensorboard: Annotated[bool, Meta(description="write TensorBoard files beside metrics.jsonl")] = True
+    peak_tflops: Annotated[
+        float, Meta(ge=0, description="dense peak of one device in TFLOP/s, for MFU; 0: the GPU's, where it is known")
+    ] = 0.0
 
 
 class Faults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

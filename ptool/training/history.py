@@ -40,6 +40,9 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float
     attempt: int
     samples: tuple[int, int]
+    model_tflops: float | None = None
+    """Of one device, by `utilisation.py`; `mfu` is its share of the peak, None where that is not known."""
+    mfu: float | None = None
 
 
 class JsonLines:

@@ -30,7 +30,7 @@ from ptool.formats import checkpoints as folders
 from ptool.formats.checkpoints import Checkpoint
 from ptool.formats.packed import PackedDataset
 from ptool.reporting import Reporter
-from ptool.training import checkpoints, data, schedule, spikes
+from ptool.training import checkpoints, data, schedule, spike_report, spikes, utilisation
 from ptool.training.checkpoints import Position
 from ptool.training.config import RunConfig
 from ptool.training.engine import Engine
@@ -71,12 +71,14 @@ class Trainer:
         self.config = config
         self.engine = engine
         self.ranks = ranks
+        self._dataset = dataset
         self._split = dataset.train
         self._order = data.SampleOrder(dataset.train.num_rows, seed=config.run.seed, fingerprint=dataset.fingerprint)
         self._stop = stop
         self._reporter = reporter
         self._state = _State()
         self._saved_step: int | None = None
+        self._flops_per_token = utilisation.flops_per_token(config.model_config, config.data.seq_len)
         self.timeline = Timeline(run, config, ranks, reporter)
 
     def start(self) -> None:
@@ -149,15 +151,20 @@ class Trainer:
         lr = schedule.learning_rate(config, step) * self._factor(config.spike.lr_factor, step)
         self.engine.update(gate, lr)
         now, verdict = seen[0]
+        tokens_per_second = config.batch.tokens / (time.monotonic() - started)
+        tflops = tokens_per_second * self._flops_per_token / self.ranks.size / 1e12
+        peak = config.metrics.peak_tflops
         record = StepRecord(
             step=step,
             tokens=step * config.batch.tokens,
             loss=now.loss,
             lr=lr,
             grad_norm=now.grad_norm,
-            tokens_per_second=round(config.batch.tokens / (time.monotonic() - started), 1),
+            tokens_per_second=round(tokens_per_second, 1),
             attempt=self.timeline.attempt,
             samples=now.samples,
+            model_tflops=float(f"{tflops:.5g}"),
+            mfu=round(tflops / peak, 4) if peak else None,
         )
         if verdict.action == Action.ACCEPT:
             self._advance(record, now, cursor)
@@ -191,6 +198,7 @@ class Trainer:
     def _carry_out(self, now: Observation, verdict: Verdict) -> None:
         """Skip, roll back or halt: the decision is on the disk and agreed before anything is done."""
         decision = self.timeline.decide(now, verdict, self._state.window)
+        self._explain(decision, now)
         if decision.action == Action.SKIP:
             self._notice(f"step {now.step:,} refused twice, its batch is left out: {decision.reason}")
         elif decision.action == Action.ROLLBACK and decision.target is not None:
@@ -210,6 +218,21 @@ class Trainer:
                 where=str(self.run),
                 hint="see events.jsonl and attempts.jsonl there; the state before the step is saved",
             )
+
+    def _explain(self, decision: spikes.Decision, now: Observation) -> None:
+        """Write the spike report; whatever goes wrong with it, the run goes on."""
+        if not self.ranks.is_first:
+            return
+        earlier = [other for other in self.timeline.decisions if other is not decision]
+        try:
+            report = spike_report.make_report(
+                self.run, self.config, self._dataset, decision, now, self._state.window, earlier
+            )
+            path = spike_report.write_report(self.run, report)
+        except Exception as error:  # noqa: BLE001 (an explanation must not end what it explains)
+            self._notice(f"no report on the refused step: {error}")
+            return
+        self._notice(f"{path}: {'; '.join(report.findings())}")
 
     def _go_back_to(self, checkpoint: Checkpoint) -> Position:
         """Load a checkpoint into the running engine, and check that its probe loss comes out again."""
@@ -281,7 +304,14 @@ class Trainer:
 
     def _report(self, record: StepRecord) -> None:
         if self.ranks.is_first:
-            detail = f"loss {record.loss:.4f}, lr {record.lr:.2e}, {record.tokens_per_second:,.0f} tokens/s"
+            detail = (
+                f"loss {record.loss:.4f}, lr {record.lr:.2e}, gradient norm {record.grad_norm:.3g}, "
+                f"{record.tokens_per_second:,.0f} tokens/s"
+            )
+            if record.mfu is not None:
+                detail += f", MFU {record.mfu:.1%} ({utilisation.CONVENTION})"
+            if self._saved_step:
+                detail += f", saved at {self._saved_step:,}"
             self._reporter.progress(record.step, self.config.run.max_steps, unit="steps", detail=detail)
 
     def _notice(self, text: str) -> None:

@@ -6,6 +6,7 @@ A run folder:
     checkpoints/     step_XXXXXXXX/ and `latest`
     metrics.jsonl    attempts.jsonl  events.jsonl     see history.py
     tensorboard/     the tokenizer file
+    reports/         why steps were refused (spike_report.py)
     manifest.json    only when the run is finished
 
 Planning imports torch only to look for a GPU where a driver is loaded, or to measure bf16.
@@ -31,7 +32,7 @@ from ptool.formats.manifests import Manifest
 from ptool.formats.packed import PackedDataset
 from ptool.formats.runs import RunRecord
 from ptool.reporting import SILENT, Reporter
-from ptool.training import history, launch, locks, machine
+from ptool.training import history, launch, locks, machine, spike_report
 from ptool.training import tensorboard as curves
 from ptool.training.config import RunConfig, Table, as_tables, from_toml, to_toml
 from ptool.training.finish import STAGE, identity
@@ -41,7 +42,17 @@ from ptool.training.resolving import RESUMABLE, DataFacts, MachineFacts, overlay
 from ptool.training.signals import StopRequest
 
 Standing = Literal["new", "unfinished", "finished"]
-_OURS = (CONFIG, MANIFEST, "run.json", history.EVENTS, history.METRICS, history.ATTEMPTS, folders.FOLDER, curves.FOLDER)
+_OURS = (
+    CONFIG,
+    MANIFEST,
+    "run.json",
+    history.EVENTS,
+    history.METRICS,
+    history.ATTEMPTS,
+    folders.FOLDER,
+    curves.FOLDER,
+    spike_report.FOLDER,
+)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

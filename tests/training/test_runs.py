@@ -254,6 +254,10 @@ def test_bad_batches_are_refused_skipped_and_rolled_back_and_a_kill_changes_noth
     assert [r["step"] for r in records] == list(range(1, 61))
     seen = [g for r in records for g in range(*r["samples"])]
     assert sorted([*seen, *range(42 * 8, 47 * 8)]) == list(range(65 * 8)), "every sample once, or left out"
+    assert all(r["model_tflops"] > 0 and r["mfu"] is None for r in records), "a CPU's peak is not known"
+    reports = sorted((whole / "reports").iterdir())
+    assert [path.name for path in reports] == [f"spike_00000044_{first * 8}.json" for first in (43, 44, 45)]
+    assert json.loads(reports[0].read_text())["batch"]["documents"]
     attempts = tiny.lines(whole / "attempts.jsonl")
     assert [(a["step"], a["attempt"]) for a in attempts if "refused" in a] == [(44, 1)] * 6
     assert [a["step"] for a in attempts if "refused" not in a] == list(range(33, 44))

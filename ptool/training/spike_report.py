@@ -1,0 +1,238 @@
+"""Why a step was refused: five questions, in the order in which they are cheapest to answer for good.
+
+    1  did the gradient norm rise before the loss?       the trouble was in the weights already
+    2  what was in the batch?                            repeats, one token over and over, documents by id and text
+    3  is it the hardware?                               the rerun, and what the kernel says of GPU and memory errors
+    4  where did a number stop being finite?             not measured: it takes hooks in the forward pass
+    5  what changed just before?                         warm-up's end, a resume, a rollback, the learning rate
+
+and whether the same rows were guilty before, in another epoch: then it is the data (duplicates, a broken document).
+Written to RUN/reports/spike_STEP_SAMPLE.json by rank 0 when the decision is already in the ledger. A question that
+could not be answered says so; a report that fails is a notice and never the end of a run. It decides nothing. A report
+reads the rows of one step and of 32 before it: some milliseconds. Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ptool.formats.atomic import write_bytes
+from ptool.formats.packed import PackedDataset
+from ptool.training import spikes
+from ptool.training.config import RunConfig
+from ptool.training.data import Range, SampleOrder, Samples
+from ptool.training.history import EVENTS, Record, read_lines
+from ptool.training.spikes import Decision, Observation, Window
+
+FOLDER = "reports"
+RECENT = 8  # accepted steps whose gradient norm is compared with the window's
+RISING = 1.5  # times the window's median: gradient norms that stand out before a spike do so by more
+EXCERPT = 200  # letters of a document's text
+MOST_DOCUMENTS = 64
+NEAR = 100  # steps: what changed this shortly before is worth naming
+NGRAM = 8  # tokens: longer than chance repeats, shorter than a sentence
+MOST_ROWS = 2048  # of a decision, whose documents are compared
+_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)  # splitmix64 (Steele et al. 2014)
+_TROUBLE = ("NVRM: Xid", "Machine check", "EDAC", "Uncorrected", "AER:")
+
+
+class SpikeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The answers, each an object with `finding`, one sentence, and the numbers behind it."""
+
+    decision: Decision
+    samples: Range
+    gradient_norm: Record
+    batch: Record
+    hardware: Record
+    not_finite: Record
+    changes: Record
+    recurrence: Record
+
+    def findings(self) -> list[str]:
+        """One sentence per question, in order."""
+        answers = (self.gradient_norm, self.batch, self.hardware, self.not_finite, self.changes, self.recurrence)
+        return [answer["finding"] for answer in answers]
+
+
+def make_report(
+    run: Path,
+    config: RunConfig,
+    dataset: PackedDataset,
+    decision: Decision,
+    now: Observation,
+    window: Window,
+    earlier: Sequence[Decision],
+) -> SpikeReport:
+    """Answer the questions about `now`, which `decision` is about; `earlier` are the decisions before it."""
+    order = SampleOrder(dataset.train.num_rows, seed=config.run.seed, fingerprint=dataset.fingerprint)
+    return SpikeReport(
+        decision=decision,
+        samples=now.samples,
+        gradient_norm=_gradient_norm(window, now),
+        batch=_batch(dataset, order, now.samples),
+        hardware=_hardware(decision),
+        not_finite={"finding": "where it stopped being finite was not measured" if not now.is_finite else "all finite"},
+        changes=_changes(run, config, earlier, now.step),
+        recurrence=_recurrence(dataset, order, now.samples, earlier),
+    )
+
+
+def write_report(run: Path, report: SpikeReport) -> Path:
+    """Write a report into the run folder; returns its path."""
+    folder = run / FOLDER
+    folder.mkdir(exist_ok=True)
+    path = folder / f"spike_{report.decision.step + 1:08d}_{report.samples[0]}.json"
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+    return path
+
+
+def _gradient_norm(window: Window, now: Observation) -> Record:
+    norms = [float(np.exp(value)) for value in window.norms]
+    if len(norms) < 2 * RECENT:
+        return {"finding": f"{len(norms)} accepted steps are too few to say how the gradient norm went"}
+    ratio = median(norms[-RECENT:]) / median(norms)
+    _, z = spikes.scores(window, now)
+    rose = ratio > RISING
+    finding = f"gradient norm {'rose before the spike' if rose else 'was quiet before the spike'}: the last {RECENT} "
+    finding += f"accepted steps have {ratio:.2f} times the median of {len(norms)}"
+    return {"finding": finding, "ratio": ratio, "deviations": z if np.isfinite(z) else None, "norms": norms[-32:]}
+
+
+def _batch(dataset: PackedDataset, order: SampleOrder, samples: Range) -> Record:
+    """The documents of the refused step, and how much of its rows repeats, beside the 32 rows before them."""
+    rows = order.rows(np.arange(*samples, dtype=np.int64))
+    before = order.rows(np.arange(max(0, samples[0] - 32), samples[0], dtype=np.int64))
+    repeats = [_repeated(row) for row in _tokens(dataset, rows)]
+    usual = [_repeated(row) for row in _tokens(dataset, before)] or [0.0]
+    text_of = _decoder(dataset)
+    documents: list[Record] = []
+    for row, tokens in zip(rows.tolist(), _tokens(dataset, rows), strict=True):
+        for document, start, length in dataset.train.documents_in(row):
+            piece = tokens[start : start + length]
+            common = int(np.unique(piece, return_counts=True)[1].max()) / length
+            text = text_of(piece)[:EXCERPT] if len(documents) < MOST_DOCUMENTS else ""
+            fields = {"id": document, "row": row, "tokens": length, "commonest_token": round(common, 4), "text": text}
+            documents.append(fields)
+    ids = [document["id"] for document in documents]
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    worst = int(np.argmax(repeats))
+    odd = repeats[worst] > max(0.2, 3 * median(usual))
+    finding = f"batch of {len(rows)} rows and {len(set(ids))} documents"
+    finding += (
+        f", row {int(rows[worst])} repeats itself: {repeats[worst]:.0%} of it" if odd else ", no row repeats itself"
+    )
+    return {
+        "finding": finding + (f"; {len(twice)} documents are in it in several pieces" if twice else ""),
+        "rows": rows.tolist(),
+        "repeated": [round(value, 4) for value in repeats],
+        "repeated_usually": round(median(usual), 4),
+        "documents_in_pieces": twice,
+        "documents": documents[:MOST_DOCUMENTS],
+        "documents_left_out": max(0, len(documents) - MOST_DOCUMENTS),
+        "loss_by_source": None,
+    }
+
+
+def _hardware(decision: Decision) -> Record:
+    messages = _kernel_messages()
+    if decision.reason.startswith("hardware"):
+        finding = decision.reason
+    else:
+        finding = "the same step again gave the same result, so the batch or the weights are to blame"
+    if messages:
+        finding += f"; the kernel reports {len(messages)} errors of GPU or memory"
+    return {"finding": finding, "host": os.uname().nodename, "kernel": messages}
+
+
+def _changes(run: Path, config: RunConfig, earlier: Sequence[Decision], step: int) -> Record:
+    """Steps since what changes how steps are taken."""
+    starts = [e["step"] for e in read_lines(run / EVENTS) if e.get("event") == "start" and e.get("attempt", 1) > 1]
+    since = {
+        "the end of warm-up": step - config.schedule.warmup_steps,
+        "a resume": min((step - at for at in starts if at < step), default=None),
+        "a rollback": min((step - at for at in spikes.rollback_targets(earlier) if at < step), default=None),
+    }
+    known = {what: distance for what, distance in since.items() if distance is not None}
+    near = [f"{distance} steps after {what}" for what, distance in known.items() if 0 <= distance <= NEAR]
+    if known["the end of warm-up"] < 0:
+        near.append("during warm-up")
+    return {"finding": "; ".join(near) or f"nothing changed within {NEAR} steps before it", "steps_since": since}
+
+
+def _recurrence(dataset: PackedDataset, order: SampleOrder, samples: Range, earlier: Sequence[Decision]) -> Record:
+    """Decisions about the same rows, or about documents that stand in them."""
+    rows, ids = _rows_and_documents(dataset, order, samples)
+    epoch, place = divmod(samples[0], order.num_rows)
+    again = []
+    for decision in earlier:
+        if decision.skip[0] // order.num_rows == epoch:
+            continue
+        other_rows, other_ids = _rows_and_documents(dataset, order, decision.skip)
+        if rows & other_rows or ids & other_ids:
+            shared = {"rows": sorted(rows & other_rows), "documents": sorted(ids & other_ids)}
+            again.append({"step": decision.step + 1, **shared})
+    finding = f"epoch {epoch + 1}, row {place + 1:,} of {order.num_rows:,} in its order"
+    if again:
+        finding = (
+            f"the same rows or documents were guilty in another epoch ({len(again)} times): look at them; {finding}"
+        )
+    return {"finding": finding, "epoch": epoch, "place": place / order.num_rows, "earlier": again}
+
+
+def _rows_and_documents(dataset: PackedDataset, order: SampleOrder, samples: Range) -> tuple[set[int], set[str]]:
+    """The rows of samples, and the ids of the documents in the first `MOST_ROWS` of them."""
+    rows = order.rows(np.arange(*samples, dtype=np.int64)).tolist()
+    return set(rows), {name for row in rows[:MOST_ROWS] for name, _, _ in dataset.train.documents_in(row)}
+
+
+def _tokens(dataset: PackedDataset, rows: Samples) -> Iterator[Samples]:
+    """The tokens of rows, few at a time: a step of a large run has thousands."""
+    for start in range(0, len(rows), 64):
+        yield from dataset.train.rows(rows[start : start + 64]).tokens
+
+
+def _repeated(tokens: Samples) -> float:
+    """The share of a row's runs of `NGRAM` tokens that occurred in it before, by a hash of each."""
+    count = len(tokens) - NGRAM + 1
+    if count < 1:
+        return 0.0
+    hashes = np.zeros(count, dtype=np.uint64)
+    for place in range(NGRAM):
+        hashes = (hashes + tokens[place : place + count].astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
+        hashes ^= hashes >> np.uint64(29)
+    return 1.0 - len(np.unique(hashes)) / count
+
+
+def _decoder(dataset: PackedDataset) -> Any:
+    """Text of tokens by the dataset's own tokenizer; empty where it has none or it cannot be loaded here."""
+    from ptool.errors import PtoolError
+    from ptool.tokenizers.loading import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(dataset.tokenizer_file)
+    except (PtoolError, OSError, ImportError):
+        return lambda tokens: ""
+    return tokenizer.decode
+
+
+def _kernel_messages() -> list[str]:
+    """Errors of GPUs and memory in the kernel's log, newest last; none where it may not be read."""
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            with contextlib.suppress(BlockingIOError):
+                while line := os.read(log, 8192).decode(errors="replace"):
+                    if any(word in line for word in _TROUBLE):
+                        found.append(line.partition(";")[2].strip())
+        finally:
+            os.close(log)
+    return found[-20:]

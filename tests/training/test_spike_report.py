@@ -1,0 +1,119 @@
+"""The five questions about a refused step, asked of runs whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from ptool.formats.packed import PackedDataset
+from ptool.formats.packed_writer import write_packed
+from ptool.training import spike_report
+from ptool.training.config import Batch, Data, RunConfig, Schedule
+from ptool.training.data import SampleOrder
+from ptool.training.spike_report import SpikeReport
+from ptool.training.spikes import Decision, Observation, Window
+from tests.training import tiny
+
+BATCH = 8
+CONFIG = RunConfig(
+    model={}, data=Data(seq_len=tiny.SEQ_LEN), batch=Batch(tokens=256, micro_rows=2), schedule=Schedule(warmup_steps=10)
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    documents = [*tiny.documents(200), ("the-loop", None, 400, [7] * 99 + [0])]
+    folder = tmp_path_factory.mktemp("report") / "packed"
+    write_packed(folder, iter(documents), seq_len=tiny.SEQ_LEN, vocab_size=tiny.VOCAB, eod_id=0)
+    return PackedDataset.open(folder)
+
+
+def report_on(
+    run: Path,
+    dataset: PackedDataset,
+    *,
+    sample: int = 800,
+    norms: tuple[float, ...] = (1.0,) * 128,
+    loss: float = 9.0,
+    reason: str = "high",
+    earlier: tuple[Decision, ...] = (),
+) -> SpikeReport:
+    now = Observation(step=sample // BATCH + 1, samples=(sample, sample + BATCH), loss=loss, grad_norm=2.0)
+    decision = skip_of(now.samples, step=now.step - 1, reason=reason)
+    logs = tuple(map(math.log, norms))
+    window = Window(losses=(1.0,) * len(norms), norms=logs)
+    return spike_report.make_report(run, CONFIG, dataset, decision, now, window, earlier)
+
+
+def skip_of(samples: tuple[int, int], *, step: int = 0, reason: str = "") -> Decision:
+    return Decision(action="skip", step=step, skip=samples, reason=reason, loss=None, grad_norm=None)
+
+
+def sample_of_loop(dataset: PackedDataset, epoch: int = 0) -> int:
+    """The sample whose row is in the middle of the document that repeats one token."""
+    order = SampleOrder(dataset.train.num_rows, seed=0, fingerprint=dataset.fingerprint)
+    samples = np.arange(epoch * order.num_rows, (epoch + 1) * order.num_rows)
+    rows = order.rows(samples).tolist()
+    full = [all(name == "the-loop" for name, _, _ in dataset.train.documents_in(row)) for row in rows]
+    return int(samples[full.index(True)])
+
+
+def test_a_gradient_norm_that_rose_first_is_told_from_one_that_was_quiet(
+    tmp_path: Path, dataset: PackedDataset
+) -> None:
+    rising = (1.0,) * 100 + tuple(1.2**k for k in range(28))
+    assert "rose before the spike" in report_on(tmp_path, dataset, norms=rising).findings()[0]
+    assert "quiet before the spike" in report_on(tmp_path, dataset).findings()[0]
+    assert "too few" in report_on(tmp_path, dataset, norms=(1.0,) * 5).findings()[0]
+
+
+def test_the_documents_of_the_batch_are_named_and_a_row_that_repeats_itself_stands_out(
+    tmp_path: Path, dataset: PackedDataset
+) -> None:
+    sample = sample_of_loop(dataset)
+    batch = report_on(tmp_path, dataset, sample=sample).batch
+    assert len(batch["rows"]) == BATCH
+    loop = next(document for document in batch["documents"] if document["id"] == "the-loop")
+    assert loop["row"] == batch["rows"][0]
+    assert loop["commonest_token"] > 0.9
+    assert "repeats itself" in batch["finding"]
+    assert f"row {loop['row']} repeats itself" in batch["finding"]
+    assert batch["repeated"][0] > 0.5 > batch["repeated_usually"]
+
+
+def test_hardware_is_named_when_the_rerun_differed(tmp_path: Path, dataset: PackedDataset) -> None:
+    assert "same result" in report_on(tmp_path, dataset).findings()[2]
+    told = report_on(tmp_path, dataset, reason="hardware: the same step again gave another result (0.5)")
+    assert told.findings()[2].startswith("hardware")
+
+
+def test_what_changed_shortly_before_is_named_with_its_distance(tmp_path: Path, dataset: PackedDataset) -> None:
+    assert "nothing changed" in report_on(tmp_path, dataset, sample=200 * BATCH).findings()[4]
+    assert "30 steps after the end of warm-up" in report_on(tmp_path, dataset, sample=39 * BATCH).findings()[4]
+    (tmp_path / "events.jsonl").write_text(json.dumps({"event": "start", "attempt": 2, "step": 190}) + "\n")
+    back = msgspec.structs.replace(skip_of((0, 8)), action="rollback", target=150)
+    told = report_on(tmp_path, dataset, sample=200 * BATCH, earlier=(back,)).findings()[4]
+    assert told == "11 steps after a resume; 51 steps after a rollback"
+
+
+def test_rows_that_were_guilty_in_another_epoch_are_found_again(tmp_path: Path, dataset: PackedDataset) -> None:
+    then, now = sample_of_loop(dataset), sample_of_loop(dataset, epoch=1)
+    earlier = (skip_of((then, then + BATCH), step=3),)
+    found = report_on(tmp_path, dataset, sample=now, earlier=earlier).recurrence
+    assert "the-loop" in found["earlier"][0]["documents"]
+    assert "another epoch" in found["finding"]
+    assert report_on(tmp_path, dataset, sample=now).recurrence["earlier"] == []
+
+
+def test_the_report_is_a_file_of_the_run(tmp_path: Path, dataset: PackedDataset) -> None:
+    report = report_on(tmp_path, dataset, loss=math.nan)
+    path = spike_report.write_report(tmp_path, report)
+    assert path == tmp_path / "reports" / "spike_00000101_800.json"
+    stored = json.loads(path.read_bytes())
+    assert [stored[name]["finding"] for name in list(stored)[2:]] == report.findings()
+    assert "not measured" in stored["not_finite"]["finding"]
