@@ -216,8 +216,27 @@ def dedup(
         prefer=prefer,
         cluster=cluster,
     )
+    if passes:
+        from ptool.dedup.passes import pass_config
+
+        chosen = pass_config(
+            mode,
+            config,
+            ngram=ngram,
+            hash=hash_name,
+            error_rate=bloom,
+            expected_items=expected_items,
+            max_seen=max_seen,
+            seed=seed,
+        )
     if dry_run:
-        if out.json_mode:
+        if passes:
+            planned = {**chosen.record(), "inputs": list(inputs or ["-"]), "output": output or "-"}
+            if out.json_mode:
+                out.json(planned)
+            else:
+                out.summary([(name, str(value)) for name, value in planned.items()], title="would deduplicate")
+        elif out.json_mode:
             out.json(report.plan(config, inputs or ["-"], output))
         else:
             out.summary(report.plan_rows(config, inputs or ["-"], output), title="would deduplicate")
@@ -226,7 +245,6 @@ def dedup(
     if output in (None, "-"):
         refuse_terminal(compress == "zstd")
 
-    from ptool.dedup.passes import pass_config
     from ptool.dedup.run import Deduplication, FilesPlan, dedup_to, free_memory, pass_to
     from ptool.text.batch import Keys
 
@@ -244,16 +262,6 @@ def dedup(
         save_index=save_index,
     )
     if passes:
-        chosen = pass_config(
-            mode,
-            config,
-            ngram=ngram,
-            hash=hash_name,
-            error_rate=bloom,
-            expected_items=expected_items,
-            max_seen=max_seen,
-            seed=seed,
-        )
         manifest = pass_to(work, chosen, sources, output, removed=removed, reporter=out.reporter).manifest
         out.finish_progress()
         if out.json_mode and output not in (None, "-"):

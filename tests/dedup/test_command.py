@@ -114,3 +114,8 @@ def test_passes_over_lines_and_paragraphs_report_what_they_cut(
     found = json.loads(capsys.readouterr().out)
     assert found["edited"] == edited == len(removed.read_bytes().splitlines())
     assert found["counts"]["kept"] == 2
+
+
+def test_a_dry_run_of_a_pass_names_the_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("absent.jsonl", "-o", str(tmp_path / "out"), "--dry-run", "--json", "--mode", "line") == 0
+    assert json.loads(capsys.readouterr().out)["mode"] == "line"
