@@ -110,6 +110,7 @@ def judge(batch: Batch, recipe: Recipe) -> Verdicts:
             edited = batch.with_texts(step.edit.apply(batch))
             changed = differ(batch.text, batch.offsets, edited.text, edited.offsets)
             changes[position] = Change(changed, batch.num_chars, edited.num_chars)
+            batch.forget()  # of a document of 50 MB, some hundred megabytes
             batch = edited
         else:
             values[position] = step.rule.measure(batch)

@@ -36,6 +36,11 @@ WordRule = Literal["cjk", "whitespace", "unicode"]
 Columns = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """Texts end to end, uint8[total], and where each begins, int64[n + 1]."""
 
+_DERIVED = (
+    "words", "num_words", "text_lines", "num_chars", "profile", "newline_lines", "repeated_runs", "repeated_paragraphs",
+    "filled_lines", "packed_words",
+)  # fmt: skip
+
 _JSON_WHITESPACE = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_SOURCE = msgspec.Raw(b"null")
@@ -209,6 +214,11 @@ class Batch:
             numbers=self.numbers,
             word_rule=self.word_rule,
         )
+
+    def forget(self) -> None:
+        """Let go of everything that was split or counted; it is made again when asked for."""
+        for name in _DERIVED:
+            self.__dict__.pop(name, None)
 
     def fields(self, path: str) -> list[Any]:
         """What stands under `path` in each document's line (`scores.toxicity`: nested); None where nothing does."""

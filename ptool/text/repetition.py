@@ -29,6 +29,7 @@ from ptool.text.words import Words
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, near 2^64 over the golden ratio
 _MIX = np.uint64(0xBF58476D1CE4E5B9)  # splitmix64
+_MOST_SLOTS = 1 << 24  # fewer than eight to a word only for the longest texts, which then look up more
 _HEAD_BYTES = 24  # words that begin a long n-gram are told apart by as many bytes
 
 
@@ -103,7 +104,8 @@ class PackedWords:
     def _shared_heads(self) -> npt.NDArray[np.bool_]:
         """bool[w]: whether another word of the document may begin with the same _HEAD_BYTES bytes."""
         longest = int(np.diff(self.doc_offsets).max(initial=0))
-        slots = np.zeros(1 << max(6, (8 * longest).bit_length()), dtype=np.uint8)
+        size = min(1 << max(6, (8 * longest).bit_length()), _MOST_SLOTS)
+        slots = np.zeros(size, dtype=np.uint8)
         return _find_shared_heads(self.text, self.starts, self.doc_offsets, slots)
 
     def _table(self) -> npt.NDArray[np.signedinteger]:
@@ -116,12 +118,14 @@ class PackedWords:
 def pack_words(words: Words) -> PackedWords:
     """Copy words end to end. 1 ns per byte."""
     num_words = len(words.starts)
-    lengths = words.ends - words.starts
     kind = words.starts.dtype
     starts = np.zeros(num_words + 1, dtype=kind)
-    np.cumsum(lengths, out=starts[1:])
-    chars = np.zeros(num_words + 1, dtype=kind)
-    np.cumsum(words.num_chars, out=chars[1:])
+    np.subtract(words.ends, words.starts, out=starts[1:])
+    np.cumsum(starts, out=starts)
+    chars = starts
+    if int(words.num_chars.sum()) != int(starts[-1]):  # not ASCII alone: characters are not bytes
+        chars = np.zeros(num_words + 1, dtype=kind)
+        np.cumsum(words.num_chars, out=chars[1:])
     text = np.empty(int(starts[-1]), dtype=np.uint8)
     _pack(words.text, words.starts, words.ends, text)
     return PackedWords(text, starts, chars, words.doc_offsets)
