@@ -162,3 +162,17 @@ def test_a_recipe_is_repeated_from_its_file_its_manifest_and_its_output(tmp_path
     with pytest.raises(UsageError, match="neither a recipe nor a manifest"):
         (tmp_path / "x").write_bytes(b"\xff\xfe")
         choose_recipe(None, recipe_file=tmp_path / "x")
+
+
+def test_an_edited_stream_is_the_same_bytes_for_any_number_of_jobs(tmp_path: Path) -> None:
+    text = "Home\nA whole sentence, number {}.\nIt has one more. And a third. A fourth! A fifth?\n"
+    lines = [json.dumps({"id": str(n), "text": text.format(n) * (n % 7)}).encode() + b"\n" for n in range(60_000)]
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b"".join(lines))
+    made = []
+    for jobs in (1, 3):
+        output = tmp_path / f"{jobs}.jsonl.zst"
+        filter_stream(Filtering(recipe=choose_recipe("c4"), jobs=jobs), [source], output)
+        made.append(output.read_bytes())
+    assert made[0] == made[1]
+    assert len(made[0]) > 1000
