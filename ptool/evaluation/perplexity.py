@@ -135,7 +135,7 @@ def _loss_sums(decoder: Decoder, batch: Sequence[_Window]) -> list[float]:
         targets[row, :length] = window.sequence[1:]
         segments[row, :length] = 0
     positions = np.broadcast_to(np.arange(width, dtype=np.int32), (rows, width)).copy()
-    device = decoder.norm.weight.device
+    device = decoder.embedding.weight.device
     losses: Tensor = decoder.token_losses(
         *(torch.from_numpy(array).to(device) for array in (tokens, positions, segments, targets))
     )

@@ -1,5 +1,6 @@
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,13 @@ def test_losses_equal_those_of_a_loop_over_single_tokens(decoder, eod_id, batch_
         assert tally.num_tokens == sum(len(doc.tokens) for doc in mine)
         assert tally.num_bytes == 3 * tally.num_tokens
         assert tally.loss_sum == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_model_without_a_final_norm_is_scored_too():
+    bare = Decoder(msgspec.structs.replace(CONFIG, norm_position="post", positions="learned"), seed=4)
+    (doc,) = documents([9])
+    tally = score_documents(bare, [doc], eod_id=EOD, batch_tokens=64)["web"]
+    assert tally.loss_sum == pytest.approx(loss_one_token_at_a_time(bare, doc.tokens.tolist(), EOD), rel=1e-5)
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,4 +1,6 @@
-"""Every real text through a BPE and a Unigram tokenizer and back: `python tests/soak/sentencepiece_texts.py`.
+"""Every real text through a BPE and a Unigram tokenizer and back.
+
+    python tests/soak/sentencepiece_texts.py [--seed 1]
 
 Trains both vocabularies on a sample chosen by --seed, then checks for every document that decoding gives back the text,
 and that the ids are those of SentencePiece on the whole text (except for texts with U+2581, which the library loses).
