@@ -10,13 +10,11 @@ from ptool.dedup.config import DedupConfig
 from ptool.dedup.kernels import KEPT
 from ptool.dedup.resolver import Resolver
 from ptool.dedup.signatures import describe
-from ptool.errors import BadDocument, UsageError
+from ptool.errors import UsageError
 from ptool.text.batch import Batch, Keys
+from ptool.text.mappings import AT_ONCE, text_of
 
 Document = TypeVar("Document", bound=Mapping[str, Any])
-
-# Enough to make numpy's cost per call small, few enough that results come soon.
-_AT_ONCE = 256
 
 
 def dedup_documents(
@@ -39,21 +37,10 @@ def _kept(documents: Iterable[Document], config: DedupConfig, text_key: str) -> 
     remaining = iter(documents)
     first = 0
     with Resolver(config) as resolver:
-        while group := list(islice(remaining, _AT_ONCE)):
-            batch = Batch.from_texts([_text_of(one, text_key, position) for position, one in enumerate(group, first)])
+        while group := list(islice(remaining, AT_ONCE)):
+            batch = Batch.from_texts([text_of(one, text_key, position) for position, one in enumerate(group, first)])
             decisions = resolver.resolve(describe(batch.text, batch.offsets, config))
             for document, verdict in zip(group, decisions.verdicts.tolist(), strict=True):
                 if verdict == KEPT:
                     yield document
             first += len(group)
-
-
-def _text_of(document: Mapping[str, Any], key: str, position: int) -> str:
-    text = document.get(key) if isinstance(document, Mapping) else None
-    if not isinstance(text, str):
-        raise BadDocument(f"no string under '{key}'", where=f"document {position}", hint="keys=Keys(text=...) names it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadDocument("a lone surrogate in the text", where=f"document {position}") from error
-    return text

@@ -17,7 +17,7 @@ from ptool.evaluation.provenance import packed_data, run_tokenizer
 from ptool.evaluation.report import EvalReport
 from ptool.evaluation.scores import Tally
 from ptool.evaluation.sources import HeldOut, Streamed
-from ptool.formats.checkpoints import Checkpoint, newest_verified, open_checkpoint, steps_of
+from ptool.formats.checkpoints import Checkpoint, checkpoint_at
 from ptool.models.config import ModelConfig
 from ptool.models.decoder import Decoder
 from ptool.models.weights import load_weights
@@ -54,7 +54,7 @@ def evaluate(
     config = config or EvalConfig()
     if config.batch_tokens < 1:
         raise UsageError("--batch-tokens must be at least 1")
-    checkpoint = _checkpoint(run, config.checkpoint, reporter)
+    checkpoint = checkpoint_at(run, config.checkpoint, reporter=reporter)
     documents: HeldOut | Streamed
     if stream is None:
         packed = packed_data(run, checkpoint, config.packed, reporter)
@@ -87,16 +87,6 @@ def evaluate(
         total=total.score(),
         sources={name: named[name].score() for name in sorted(named)},
     )
-
-
-def _checkpoint(run: Path, step: int | None, reporter: Reporter) -> Checkpoint:
-    if step is None:
-        return newest_verified(run, reporter=reporter)
-    steps = steps_of(run)
-    if step not in steps:
-        known = ", ".join(map(str, steps)) or "none"
-        raise UsageError(f"there is no checkpoint of step {step}", where=str(run), hint=f"steps with one: {known}")
-    return open_checkpoint(run, step)
 
 
 def _decoder(checkpoint: Checkpoint, device: str) -> Decoder:

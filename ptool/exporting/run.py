@@ -15,7 +15,7 @@ import msgspec
 
 from ptool.errors import DamagedInput, InputError, UsageError
 from ptool.formats.artefacts import FolderWriter, file_digest, is_whole
-from ptool.formats.checkpoints import Checkpoint, newest_verified, open_checkpoint, steps_of
+from ptool.formats.checkpoints import Checkpoint, checkpoint_at
 from ptool.formats.manifests import Manifest, manifest_digest, new_manifest
 from ptool.formats.packed import PackedLayout
 from ptool.models.config import ModelConfig
@@ -60,7 +60,7 @@ def export_run(
     float32 keeps the weights to the bit. Raises UsageError for a model that no Llama folder can hold, a step that is
     not there, or an output that is something else; InputError for a run without a readable checkpoint.
     """
-    checkpoint = _checkpoint(run, step, reporter)
+    checkpoint = checkpoint_at(run, step, reporter=reporter)
     config = _model(checkpoint)
     file, tokenizer, eos_id = _tokenizer(run, checkpoint)
     table = config_json(config, eos_id=eos_id, dtype=dtype)  # refuses before anything is written
@@ -93,16 +93,6 @@ def export_run(
             upstream=[checkpoint.manifest],
         )
         return ExportReport(manifest=writer.commit(manifest), folder=folder)
-
-
-def _checkpoint(run: Path, step: int | None, reporter: Reporter) -> Checkpoint:
-    if step is None:
-        return newest_verified(run, reporter=reporter)
-    steps = steps_of(run)
-    if step not in steps:
-        known = ", ".join(map(str, steps)) or "none"
-        raise UsageError(f"there is no checkpoint of step {step}", where=str(run), hint=f"steps with one: {known}")
-    return open_checkpoint(run, step)
 
 
 def _model(checkpoint: Checkpoint) -> ModelConfig:

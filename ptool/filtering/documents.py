@@ -8,15 +8,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from ptool.errors import BadDocument, UsageError
+from ptool.errors import UsageError
 from ptool.filtering.decisions import judge
 from ptool.filtering.recipe import ASKED, DEFAULT_PRESET, Recipe, load_preset, load_rule
 from ptool.text.batch import Batch, Keys
+from ptool.text.mappings import AT_ONCE, text_of
 
 Document = TypeVar("Document", bound=Mapping[str, Any])
-
-# Enough to make numpy's cost per call small, few enough that results come soon.
-_AT_ONCE = 256
 
 
 def filter_documents(
@@ -35,25 +33,14 @@ def filter_documents(
     reads_fields = any(load_rule(step.name).__module__.startswith(ASKED) for _, step in recipe.rules)
     remaining = iter(documents)
     first = 0
-    while group := list(islice(remaining, _AT_ONCE)):
-        texts = [_text_of(document, text_key, position) for position, document in enumerate(group, start=first)]
+    while group := list(islice(remaining, AT_ONCE)):
+        texts = [text_of(document, text_key, position) for position, document in enumerate(group, start=first)]
         batch = Batch.from_texts(texts, word_rule=recipe.words, lines=_lines(group) if reads_fields else None)
         verdicts = judge(batch, recipe)
         for document, failed in zip(group, verdicts.failed.tolist(), strict=True):
             if failed < 0:
                 yield document
         first += len(group)
-
-
-def _text_of(document: Mapping[str, Any], key: str, position: int) -> str:
-    text = document.get(key) if isinstance(document, Mapping) else None
-    if not isinstance(text, str):
-        raise BadDocument(f"no string under '{key}'", where=f"document {position}", hint="keys=Keys(text=...) names it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadDocument("a lone surrogate in the text", where=f"document {position}") from error
-    return text
 
 
 def _lines(documents: Iterable[Mapping[str, Any]]) -> list[bytes]:

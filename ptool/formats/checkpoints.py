@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ptool.errors import DamagedInput, InputError, PtoolError
+from ptool.errors import DamagedInput, InputError, PtoolError, UsageError
 from ptool.formats.artefacts import open_artefact
 from ptool.formats.manifests import Manifest
 from ptool.reporting import SILENT, Reporter
@@ -74,6 +74,17 @@ def newest_verified(run: Path, *, reporter: Reporter = SILENT) -> Checkpoint:
     for checkpoint in verified(run, reporter=reporter):
         return checkpoint
     raise InputError("there is no checkpoint that can be read", where=str(run), hint="is this a run folder?")
+
+
+def checkpoint_at(run: Path, step: int | None, *, reporter: Reporter = SILENT) -> Checkpoint:
+    """The checkpoint of `step`, or the newest that verifies. Raises UsageError naming the steps that have one."""
+    if step is None:
+        return newest_verified(run, reporter=reporter)
+    steps = steps_of(run)
+    if step not in steps:
+        known = ", ".join(map(str, steps)) or "none"
+        raise UsageError(f"there is no checkpoint of step {step}", where=str(run), hint=f"steps with one: {known}")
+    return open_checkpoint(run, step)
 
 
 def bytes_per_parameter(zero: int) -> int:
