@@ -180,13 +180,17 @@ def wait_for_steps(folder: Path, step: int, job: str, env: dict[str, str]) -> No
 
 def come_back(job: str, env: dict[str, str], *, restarts: int) -> None:
     """Wait until the job was requeued, and start it again without Slurm's two minutes of waiting."""
+    is_due = False
 
     def has_restarted(text: str) -> bool:
+        nonlocal is_due
         if f"Restarts={restarts}" not in text:
             return False
-        if "JobState=PENDING" in text:
+        if "JobState=PENDING" in text and not is_due:
             start_nodes(env)
-            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=env, capture_output=True)
+            # Not at once: a node refuses a job's new credential in the second in which it ended the old one.
+            update = ["scontrol", "update", f"JobId={job}", "StartTime=now+2"]
+            is_due = subprocess.run(update, env=env, capture_output=True).returncode == 0
         return "JobState=RUNNING" in text
 
     wait_for(has_restarted, job, env)
