@@ -1,8 +1,6 @@
 """`python -m ptool` is `ptool`."""
 
-import sys
-
-from ptool.cli.app import main
+from ptool.cli.app import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -12,6 +12,7 @@ ends the process on the spot.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -31,6 +32,21 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+def entry() -> None:
+    """The process: run the command and end with its code.
+
+    Where torch was loaded the interpreter is not torn down: threads of gloo and OpenMP are still there, and now and then
+    C++ aborts a process whose work is done and published (seen under srun, after the last step of a finished run).
+    """
+    code = main()
+    if "torch" in sys.modules:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -39,7 +39,7 @@ def main() -> None:
         code = error.exit_code
     except BaseException as error:  # noqa: BLE001 (whatever it was, the launcher must hear of it)
         code = 1
-        launch.leave_error(folder, rank, _describe(error))
+        launch.leave_error(folder, rank, describe(error))
     sys.stderr.flush()
     os._exit(code)
 
@@ -102,7 +102,7 @@ def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) 
         trainer.timeline.close()
 
 
-def _describe(error: BaseException) -> PtoolError:
+def describe(error: BaseException) -> PtoolError:
     """An unforeseen error; a collective that failed because its peer is gone is marked as a consequence."""
     import traceback
 

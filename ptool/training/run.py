@@ -24,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from ptool import units
-from ptool.errors import CheckFailed, InputError, UsageError
+from ptool.errors import CheckFailed, InputError, PtoolError, UsageError
 from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import MANIFEST, check_files, find_artefact, read_folder_manifest
 from ptool.formats.atomic import describing_os_errors, write_bytes
@@ -36,7 +36,7 @@ from ptool.training import history, launch, locks, machine, spike_report
 from ptool.training import tensorboard as curves
 from ptool.training.config import RunConfig, Table, as_tables, from_toml, to_toml
 from ptool.training.finish import STAGE, identity
-from ptool.training.rank import CONFIG, work
+from ptool.training.rank import CONFIG, describe, work
 from ptool.training.replay import Replay, replay
 from ptool.training.resolving import RESUMABLE, DataFacts, MachineFacts, overlay, resolve, settings_table
 from ptool.training.signals import StopRequest
@@ -238,6 +238,10 @@ def _be_a_rank(plan: Plan, variables: dict[str, str], *, force: bool, reporter: 
         ranks = Ranks(torch.device(parallel.device))
         ranks.together(lambda: _prepare(plan, force=force) if is_first else None)
         work(plan.run, stop, reporter if is_first else SILENT, joined=True)
+    except PtoolError:
+        raise
+    except Exception as error:  # a lost peer, above all: one line instead of torch's own trace
+        raise describe(error) from error
     finally:
         os.dup2(stdout, 1)
         os.close(stdout)

@@ -253,6 +253,20 @@ def test_environment_variables_stand_between_flags_and_defaults(tmp_path: Path) 
     assert plain.stdout == quiet.stdout
 
 
+@pytest.mark.parametrize(("module", "torn_down"), [("torch", ""), ("json", "torn down")])
+def test_an_interpreter_with_torch_in_it_is_not_torn_down(module: str, torn_down: str) -> None:
+    script = (
+        f"import atexit, sys, types; sys.modules.setdefault({module!r}, types.ModuleType({module!r}))\n"
+        "from ptool.cli import app\n"
+        "atexit.register(lambda: print('torn down', end=''))\n"
+        "app.main = lambda: 75\n"
+        "print('product', file=sys.stderr, end='')\n"
+        "app.entry()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (75, torn_down, "product")
+
+
 def test_completion_names_what_exists() -> None:
     assert names_of("commands") == list(COMMANDS)
     assert "word-count" in names_of("rules")
