@@ -37,7 +37,7 @@ class Interrupted(BaseException):
 def entry() -> None:
     """The process: run the command and end with its code.
 
-    Where torch was loaded the interpreter is not torn down: threads of gloo and OpenMP are still there, and now and then
+    Where torch was loaded the interpreter is not torn down: threads of gloo and OpenMP are still there, and at times
     C++ aborts a process whose work is done and published (seen under srun, after the last step of a finished run).
     """
     code = main()
