@@ -70,7 +70,7 @@ def soak(rng: random.Random, base: Path, command: list[str], kills: int) -> int:
             moment, note = "before a checkpoint", ""
         elif life in saves:
             tiny.wait_until(lambda reached=reached: is_saving(folder, reached), process, timeout=120)
-            time.sleep(rng.uniform(0, 0.04))
+            time.sleep(rng.uniform(0, 0.01))
             moment, note = "inside a save", ""
         else:
             # Each life covers an equal share of what is left, so that twenty lives span the whole run.
@@ -83,6 +83,8 @@ def soak(rng: random.Random, base: Path, command: list[str], kills: int) -> int:
         end(process, victim, rng)
         to = len(tiny.history(folder))
         inside_saves += saving
+        if life in saves and not saving:  # a fast disk was done before the kill: try once more
+            saves.update([later for later in range(life + 1, kills) if later not in saves][:1])
         before_first += life == 0 and newest_step(folder) <= 0
         progressed += to > furthest
         furthest = max(furthest, to)
