@@ -79,7 +79,7 @@ def bold(text: str) -> str:
 
 
 def italic(text: str) -> str:
-    """A placeholder."""
+    """What a person fills in, in italics; nothing for an empty text."""
     return rf"\fI{escaped(text)}\fR" if text else ""
 
 
