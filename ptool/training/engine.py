@@ -10,7 +10,9 @@ What is done differently from its defaults, and why (each was found by running i
   its counters count skipped steps too and its scheduler does not.
 - Checkpoints: no `latest` file of its own (it is written before the other ranks are done), no recovery script (it
   unpickles freely), and every file is read with `weights_only=True` and the three classes stages 1-3 need.
-- bf16 accumulates gradients in fp32 at stages 1-3; stage 0 does not implement that, so it runs under autocast.
+- bf16 and fp16 accumulate gradients in fp32 at stages 1-3; stage 0 does not implement that, so it runs under autocast.
+- Which micro-batch is a step's last is said by the caller, not counted, so accumulation may change between steps.
+- fp16 is scaled by scaling.py: DeepSpeed's scaler counts what it drops as steps, and tells nobody.
 
 Not here: pipeline and tensor parallelism, offload, MoE.
 """
@@ -18,8 +20,11 @@ Not here: pipeline and tensor parallelism, offload, MoE.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -28,7 +33,12 @@ import torch
 
 from ptool.errors import DamagedInput, OutputError
 from ptool.formats.atomic import describing_os_errors
-from ptool.training.optimizer import Gate, GatedAdamW, decay_groups
+from ptool.models.decoder import Decoder
+from ptool.models.mup import learning_rate_factor
+from ptool.optimizers.building import constructor_arguments, optimizer_class
+from ptool.optimizers.groups import parameter_groups
+from ptool.training.optimizer import Gate, gated
+from ptool.training.scaling import LossScale
 
 ENGINE_FOLDER = "engine"
 """Where DeepSpeed's files lie inside a checkpoint."""
@@ -38,16 +48,19 @@ MIN_BUCKET_ELEMENTS = 1_000  # a model of a few parameters still needs a bucket
 
 
 class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine must know: ZeRO stage, arithmetic, the shape of one optimiser step, AdamW's constants."""
+    """What the engine must know: ZeRO stage, arithmetic, micro-batches in a step, the optimiser and its constants.
+
+    `betas` and `eps` None: what the optimiser's authors recommend.
+    """
 
     zero: int
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
     device: Literal["cpu", "cuda"]
-    micro_rows: int
     accumulation: int
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
+    optimizer: str = "adamw"
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    weight_decay: float = 0.1
 
 
 def start(device: str, timeout_seconds: float) -> None:
@@ -96,17 +109,23 @@ class Engine:
     All methods are collective: every rank calls them in the same order.
     """
 
-    def __init__(self, model: torch.nn.Module, spec: EngineSpec) -> None:
+    def __init__(self, model: Decoder, spec: EngineSpec) -> None:
         import deepspeed
 
         self.spec = spec
         self.device = torch.device(spec.device, torch.cuda.current_device() if spec.device == "cuda" else None)
-        self.optimizer = GatedAdamW(
-            decay_groups(model.named_parameters(), spec.weight_decay),
-            betas=spec.betas,
-            eps=spec.eps,
-            weight_decay=spec.weight_decay,
+        constants = constructor_arguments(
+            spec.optimizer, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay
         )
+        groups = parameter_groups(
+            model.named_parameters(),
+            spec.weight_decay,
+            lr_factor=partial(learning_rate_factor, config=model.config),
+            hidden_apart=spec.optimizer == "muon",
+        )
+        self.optimizer = gated(optimizer_class(spec.optimizer, zero=spec.zero))(groups, **constants)
+        self._accumulation = spec.accumulation
+        self._scale = LossScale() if spec.precision == "fp16" else None
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device), optimizer=self.optimizer, config=_deepspeed_config(spec, num_parameters)
@@ -114,34 +133,67 @@ class Engine:
         self._files = _make_checkpoint_engine()
         self._engine.checkpoint_engine = self._files
         self._engine._copy_recovery_script = lambda *_: None
+        self._engine.torch_autocast_z0_gradscaler = None
         if spec.zero > 0:
             zero = self._engine.optimizer
             self.optimizer.norm = lambda: float(zero._global_grad_norm)
 
+    def set_accumulation(self, count: int) -> None:
+        """How many micro-batches the steps to come have; called between two steps."""
+        self._accumulation = count
+
     def accumulate(self, batch: dict[str, torch.Tensor], normaliser: float, *, last: bool) -> tuple[float, int]:
-        """Forward and backward of one micro-batch; returns its summed loss and its number of targets.
+        """Forward and backward of one micro-batch, of any number of rows; its summed loss and its number of targets.
 
         Gradients are those of loss_sum / `normaliser`, averaged over micro-batches and ranks. `last`: the update
         follows, by `update`.
         """
+        self._engine.set_gradient_accumulation_boundary(last)
         loss_sum, num_targets = self._engine(batch["tokens"], batch["positions"], batch["segments"], batch["targets"])
-        self._engine.backward(loss_sum / normaliser)
-        if not last:
-            self._engine.step()
+        share = loss_sum / normaliser / self._accumulation
+        self._engine.backward(share if self._scale is None else share * self._scale.value)
         return float(loss_sum.detach()), int(num_targets)
 
-    def update(self, gate: Gate, lr: float) -> None:
+    def update(self, gate: Gate, lr: float, *, loss_is_finite: bool = True) -> bool:
         """Finish the optimiser step begun by `accumulate`: `gate` is asked once, and may refuse.
+
+        False where nothing was asked or changed because fp16 gradients overflowed, though the loss is finite: the loss
+        scale is lower now, and the caller goes through the same micro-batches again. All ranks get the same answer.
 
         DeepSpeed drops an update whose gradients are not finite before it reaches the optimiser; the gate hears of it
         as a norm of infinity.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.open(gate)
+            group["lr"] = lr * group["lr_factor"]
+        scale = self._scale
+        repeated = False
+
+        def ask(norm: float) -> float | None:
+            nonlocal repeated
+            if scale is None:
+                return gate(norm)
+            repeated = loss_is_finite and not math.isfinite(norm) and scale.overflowed()
+            factor = None if repeated else gate(norm / scale.value)
+            if factor is None:
+                return None
+            factor /= scale.value
+            scale.applied()
+            return factor
+
+        self.optimizer.open(ask)
         self._engine.step()
         if not self.optimizer.was_asked:
-            gate(float("inf"))
+            ask(float("inf"))
+        return not repeated
+
+    def extra_state(self) -> dict[str, float]:
+        """What a checkpoint must keep of the engine besides tensors; equal on all ranks."""
+        return {} if self._scale is None else self._scale.state()
+
+    def restore_extra_state(self, state: Mapping[str, float]) -> None:
+        """Put back what `extra_state` gave."""
+        if self._scale is not None:
+            self._scale.restore(state)
 
     @torch.no_grad()
     def evaluate(self, batch: dict[str, torch.Tensor]) -> tuple[float, int]:
@@ -204,8 +256,8 @@ class Engine:
 def _deepspeed_config(spec: EngineSpec, num_parameters: int) -> dict[str, Any]:
     bucket = max(MIN_BUCKET_ELEMENTS, min(num_parameters, MAX_BUCKET_ELEMENTS))
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": spec.micro_rows,
-        "gradient_accumulation_steps": spec.accumulation,
+        "train_micro_batch_size_per_gpu": 1,  # never asked: the caller says which micro-batch is a step's last
+        "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,
         "steps_per_print": None,
         "zero_allow_untested_optimizer": True,
@@ -219,12 +271,19 @@ def _deepspeed_config(spec: EngineSpec, num_parameters: int) -> dict[str, Any]:
             "overlap_comm": spec.device == "cuda",
         },
     }
-    if spec.precision == "bf16" and spec.zero == 0:
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-    elif spec.precision == "bf16":
-        config["bf16"] = {"enabled": True}
-        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if spec.precision == "fp32":
+        return config
+    if spec.zero == 0:
+        config["torch_autocast"] = {"enabled": True, "dtype": _AUTOCAST[spec.precision]}
+        return config
+    config[spec.precision] = {"enabled": True}
+    if spec.precision == "fp16":
+        config["fp16"]["loss_scale"] = 1.0  # a fixed one: scaling.py does the rest
+    config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
+
+
+_AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def allowed_classes() -> list[type]:

@@ -78,11 +78,11 @@ def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) 
     from ptool.training.ranks import Ranks
 
     dataset = open_data(config)
+    precision = config.parallel.precision
     spec = EngineSpec(
         zero=config.parallel.zero,
-        precision="bf16" if config.parallel.precision == "bf16" else "fp32",
+        precision="fp32" if precision == "auto" else precision,
         device="cuda" if config.parallel.device == "cuda" else "cpu",
-        micro_rows=config.batch.micro_rows,
         accumulation=config.accumulation,
         betas=(config.optimizer.beta1, config.optimizer.beta2),
         eps=config.optimizer.eps,

@@ -141,11 +141,7 @@ def last_loss(decoder: Decoder, zero: int) -> float:
         zero=zero,
         precision="fp32",
         device="cpu",
-        micro_rows=len(ROWS),
         accumulation=2,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-        weight_decay=0.1,
     )
     engine = Engine(decoder, spec)
     loss = 0.0

@@ -102,11 +102,7 @@ def work(task: dict[str, object]) -> None:
         zero=int(str(task["zero"])),
         precision="bf16" if task["precision"] == "bf16" else "fp32",
         device="cpu",
-        micro_rows=ROWS,
         accumulation=ACCUMULATION,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-        weight_decay=0.1,
     )
     engine = engines.Engine(Decoder(config, seed=int(str(task["seed"]))), spec)
     generator = torch.Generator().manual_seed(int(str(task["seed"])) + torch.distributed.get_rank())

@@ -38,11 +38,7 @@ def main() -> None:
             zero=zero,
             precision="fp32",
             device="cpu",
-            micro_rows=2,
             accumulation=2,
-            betas=(0.9, 0.95),
-            eps=1e-8,
-            weight_decay=0.1,
         )
         return Engine(Decoder(shape, seed=0), spec)
 
