@@ -126,8 +126,7 @@ def come_back(job: str, env: dict[str, str], *, restarts: int) -> None:
         nonlocal is_due
         if f"Restarts={restarts}" not in text:
             return False
-        if "JobState=PENDING" in text and not is_due:
-            start_nodes(env)
+        if "JobState=PENDING" in text and not is_due and start_nodes(env):
             # Not at once: a node refuses a job's new credential in the second in which it ended the old one.
             update = ["scontrol", "update", f"JobId={job}", "StartTime=now+2"]
             is_due = subprocess.run(update, env=env, capture_output=True).returncode == 0
@@ -138,9 +137,12 @@ def come_back(job: str, env: dict[str, str], *, restarts: int) -> None:
 
 def kill_node(name: str, env: dict[str, str]) -> None:
     """As if the machine lost its power: the daemon, the step daemons below it and every rank there."""
-    daemon = int((Path(env["PTOOL_SLURM_DIR"]) / f"slurmd-{name}.pid").read_text())
-    for pid in (daemon, *step_daemons(name)):
+    pid_file = Path(env["PTOOL_SLURM_DIR"]) / f"slurmd-{name}.pid"
+    processes = [int(pid_file.read_text()), *step_daemons(name)]
+    for pid in processes:
         tiny.kill(pid)
+    assert tiny.all_end(processes)  # a kill takes its time, and so does whoever reaps what it left:
+    pid_file.unlink()  # start.sh takes a daemon that is still dying for one that runs, and starts no other
     subprocess.run(["scontrol", "update", f"NodeName={name}", "State=DOWN", "Reason=dead"], env=env, check=True)
 
 
@@ -154,6 +156,6 @@ def step_daemons(name: str) -> list[int]:
     return found
 
 
-def start_nodes(env: dict[str, str]) -> None:
-    """Bring dead nodes back."""
-    subprocess.run(["bash", env["START_SLURM"]], env=env, capture_output=True)
+def start_nodes(env: dict[str, str]) -> bool:
+    """Bring dead nodes back; whether all are."""
+    return subprocess.run(["bash", env["START_SLURM"]], env=env, capture_output=True).returncode == 0
