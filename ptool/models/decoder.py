@@ -51,13 +51,18 @@ class Decoder(nn.Module):
             for layer in self.layers:
                 layer.compile(backend=COMPILE_BACKEND)
 
-    def forward(self, tokens: Tensor, positions: Tensor, segments: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of a packed batch; all four arguments are integer [rows, S].
+    def forward(
+        self, tokens: Tensor, positions: Tensor, segments: Tensor, targets: Tensor, *, per_token: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of a packed batch; the four tensors are integer [rows, S].
 
         `positions` count from 0 in each segment; attention stays inside a segment; segment -1 is padding; a negative
         target is no target. Returns the summed loss in nats (fp32 scalar) and the number of targets (int64 scalar).
-        In training mode the loss holds the z-loss term too; after `eval()` it is the cross-entropy alone.
+        In training mode the loss holds the z-loss term too; after `eval()` it is the cross-entropy alone. `per_token`:
+        `token_losses` in place of the sum, for callers whose hooks stand at this module's call (DeepSpeed's engine).
         """
+        if per_token:
+            return self.token_losses(tokens, positions, segments, targets), (targets >= 0).sum()
         loss_sum: Tensor = self._vocabulary()(self._hidden(tokens, positions, segments), targets)
         return loss_sum, (targets >= 0).sum()
 
