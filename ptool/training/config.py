@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from ptool.errors import InputError, UsageError
 from ptool.models.config import ModelConfig
+from ptool.models.execution import Kernel, Recomputation
 
 Table = dict[str, Any]
 
@@ -47,15 +48,30 @@ class RunLength(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0
     tokens: Annotated[int, Meta(ge=0, description="tokens to train on where run.max_steps is 0")] = 0
     seed: Annotated[int, Meta(ge=0, description="of the initial weights and the data order")] = 0
+    init: Annotated[
+        str, Meta(description="folder of the weights to begin with: Hugging Face Llama, a run, a checkpoint")
+    ] = ""
+    init_digest: Annotated[str, Meta(description="digest of those weights; set from the folder")] = ""
 
 
 class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[optimizer]: AdamW."""
+    """[optimizer]: see ptool.optimizers for what each is, and which ZeRO stages keep its meaning."""
 
-    peak_lr: Annotated[float, Meta(ge=0, description="highest learning rate; 0: the model size's own")] = 0.0
-    beta1: Annotated[float, Meta(ge=0, lt=1, description="decay of the first moment (GPT-3)")] = 0.9
-    beta2: Annotated[float, Meta(ge=0, lt=1, description="decay of the second moment (GPT-3)")] = 0.95
-    eps: Annotated[float, Meta(gt=0, description="added to the root of the second moment")] = 1e-8
+    name: Annotated[
+        str, Meta(description="adamw, lion, adam8bit (any stage; 8 bits need a GPU); lamb, adafactor, muon (stage 0)")
+    ] = "adamw"
+    peak_lr: Annotated[
+        float, Meta(ge=0, description="highest learning rate; 0: the model size's own, scaled to the optimiser")
+    ] = 0.0
+    beta1: Annotated[
+        float, Meta(ge=-1, lt=1, description="decay of the first moment; -1: the optimiser's own, AdamW 0.9")
+    ] = 0.9
+    beta2: Annotated[
+        float, Meta(ge=-1, lt=1, description="decay of the second moment; -1: the optimiser's own, AdamW 0.95")
+    ] = 0.95
+    eps: Annotated[
+        float, Meta(ge=-1, description="added to the second moment's root; -1: the optimiser's own, AdamW 1e-8")
+    ] = 1e-8
     weight_decay: Annotated[float, Meta(ge=0, description="on matrices; none on embeddings, norms and biases")] = 0.1
     clip: Annotated[float, Meta(gt=0, description="largest global gradient norm")] = 1.0
 
@@ -85,10 +101,24 @@ class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ranks: Annotated[int, Meta(ge=0, description="processes; 0: one per GPU, 2 without a GPU")] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="auto: cuda where there is a GPU")] = "auto"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], Meta(description="auto: bf16 on CUDA and on a CPU measured to be fast at it")
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Meta(description="auto: bf16 on CUDA and on a CPU measured to be fast at it, else fp32; fp16 scales the loss"),
     ] = "auto"
     threads: Annotated[int, Meta(ge=0, description="CPU threads of a rank; 0: its share of the processors")] = 0
     timeout_seconds: Annotated[float, Meta(gt=0, description="a collective that takes longer is an error")] = 600.0
+
+
+class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[execution]: how the model is computed; see ptool/models/execution.py."""
+
+    recompute: Annotated[
+        Recomputation,
+        Meta(description="computed again in the backward pass: none, selective (not products, attention), full"),
+    ] = "none"
+    compile: Annotated[bool, Meta(description="each layer through torch.compile; not under ZeRO-3")] = False
+    attention: Annotated[
+        Kernel, Meta(description="auto, sdpa (masked), varlen (GPU, 16 bits), flex (GPU); equal but for last bits")
+    ] = "auto"
 
 
 class Spike(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +174,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schedule: Schedule = Schedule()
     checkpoint: Checkpoint = Checkpoint()
     parallel: Parallel = Parallel()
+    execution: Execution = Execution()
     spike: Spike = Spike()
     metrics: Metrics = Metrics()
     faults: Faults = Faults()

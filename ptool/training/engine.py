@@ -78,6 +78,8 @@ def start(device: str, timeout_seconds: float) -> None:
     logger.setLevel("ERROR")
     if device == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        accelerator = deepspeed.accelerator.get_accelerator()
+        accelerator.is_fp16_supported = lambda: True  # it asks oneDNN; torch has fp16 on every CPU, only slowly
     _import_muon_uncompiled()
     backend = "gloo" if device == "cpu" else "nccl"
     if device == "cuda":
@@ -133,10 +135,21 @@ class Engine:
         self._files = _make_checkpoint_engine()
         self._engine.checkpoint_engine = self._files
         self._engine._copy_recovery_script = lambda *_: None
-        self._engine.torch_autocast_z0_gradscaler = None
+        self._engine.torch_autocast_z0_gradscaler = None  # scaling.py does it, under autocast too
         if spec.zero > 0:
             zero = self._engine.optimizer
             self.optimizer.norm = lambda: float(zero._global_grad_norm)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The model itself, for hooks; under ZeRO-3 its weights are there only inside its own calls."""
+        module: torch.nn.Module = self._engine.module
+        return module
+
+    @property
+    def loss_scale(self) -> float:
+        """What fp16 gradients are multiplied with between `accumulate` and `update`; 1 elsewhere."""
+        return 1.0 if self._scale is None else self._scale.value
 
     def set_accumulation(self, count: int) -> None:
         """How many micro-batches the steps to come have; called between two steps."""
@@ -202,6 +215,15 @@ class Engine:
         loss_sum, num_targets = self._engine(batch["tokens"], batch["positions"], batch["segments"], batch["targets"])
         self._engine.train()
         return float(loss_sum), int(num_targets)
+
+    @torch.no_grad()
+    def token_losses(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The loss of each target in nats, fp32 [rows, S], 0 where there is none; without gradients."""
+        self._engine.eval()
+        named = (batch["tokens"], batch["positions"], batch["segments"], batch["targets"])
+        losses, _ = self._engine(*named, per_token=True)
+        self._engine.train()
+        return losses.float()
 
     def weights(self) -> dict[str, torch.Tensor] | None:
         """The whole model's fp32 weights by name, on the CPU: on rank 0, None elsewhere. An update may change them.
@@ -279,6 +301,7 @@ def _deepspeed_config(spec: EngineSpec, num_parameters: int) -> dict[str, Any]:
     config[spec.precision] = {"enabled": True}
     if spec.precision == "fp16":
         config["fp16"]["loss_scale"] = 1.0  # a fixed one: scaling.py does the rest
+        config["communication_data_type"] = "fp32"  # a sum over ranks could overflow
     config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 

@@ -10,10 +10,13 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
+
 from ptool.errors import InputError, PtoolError
 from ptool.reporting import SILENT, Reporter
 from ptool.training import locks
 from ptool.training.config import RunConfig, from_toml
+from ptool.training.requirements import FP16_WARNING, check_execution, resolve_optimizer
 from ptool.training.signals import StopRequest
 
 CONFIG = "config.toml"
@@ -72,6 +75,7 @@ def work(run: Path, stop: StopRequest, reporter: Reporter, *, joined: bool = Fal
 
 def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) -> None:
     from ptool.models.decoder import Decoder
+    from ptool.models.execution import Execution
     from ptool.training.engine import Engine, EngineSpec
     from ptool.training.finish import finish, open_data
     from ptool.training.loop import Trainer
@@ -79,16 +83,22 @@ def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) 
 
     dataset = open_data(config)
     precision = config.parallel.precision
+    optimizer = resolve_optimizer(config.optimizer, config.parallel, config.optimizer.peak_lr)
+    check_execution(config.execution, config.parallel)
     spec = EngineSpec(
         zero=config.parallel.zero,
         precision="fp32" if precision == "auto" else precision,
         device="cuda" if config.parallel.device == "cuda" else "cpu",
         accumulation=config.accumulation,
-        betas=(config.optimizer.beta1, config.optimizer.beta2),
-        eps=config.optimizer.eps,
-        weight_decay=config.optimizer.weight_decay,
+        optimizer=optimizer.name,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
     )
-    engine = Engine(Decoder(config.model_config, seed=config.run.seed), spec)
+    execution = Execution(**msgspec.structs.asdict(config.execution))
+    engine = Engine(Decoder(config.model_config, seed=config.run.seed, execution=execution), spec)
+    if precision == "fp16":
+        reporter.notice(FP16_WARNING)
     ranks = Ranks(engine.device)
     locks.expect_no_ranks(run, own=range(ranks.size)) if ranks.is_first else None
     trainer = Trainer(run, config, dataset, engine, ranks, stop=stop, reporter=reporter)
