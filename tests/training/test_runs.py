@@ -9,9 +9,6 @@ import json
 import resource
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -187,24 +184,6 @@ def test_sigterm_saves_and_ends_with_75_and_the_same_command_goes_on(base, unbro
     again = tiny.run(*arguments(base, 2), folder)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     assert "up to date" in again.stderr
-
-
-def test_a_refused_update_leaves_weights_and_moments_to_the_bit_on_every_stage():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    script = Path(__file__).with_name("refused_updates.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(port)], capture_output=True, text=True, timeout=120, env=tiny.environment()
-    )
-    assert done.returncode == 0, done.stderr
-    reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert [report["zero"] for report in reports] == [0, 1, 2, 3]
-    for report in reports:
-        assert report["stood_still"], report
-        assert report["same_as_calm"], "the moments or the step count moved"
-        assert report["moved"], "and accepted updates do move them"
-        assert report["finite"] == [True, True, False, True]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
