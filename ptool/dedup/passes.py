@@ -42,7 +42,7 @@ from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import BadLine, Batch, Keys, decode
 from ptool.text.hashing import Bytes, Hashes, Offsets, hash_shingles, hash_texts
 from ptool.text.rewriting import replace_texts
-from ptool.text.words import word_spans
+from ptool.text.word_spans import word_spans
 
 HashName = Literal["xxh3", "sha256"]
 
@@ -270,7 +270,7 @@ def _count_items(sources: Sequence[str], config: PassConfig, work: Deduplication
 def _count_lines(lines: Lines, config: PassConfig, keys: Keys) -> int:
     batch, _ = decode(lines, keys)
     if config.unit == "ngram":
-        num_words = np.diff(word_spans(batch.text, batch.offsets)[2])
+        num_words = np.diff(word_spans(batch.text, batch.offsets)[1])
         return int(np.where(num_words > 0, np.maximum(num_words - config.ngram + 1, 1), 0).sum())
     return len(find_units(batch.text, batch.offsets, config.unit).starts)
 

@@ -23,7 +23,7 @@ from ptool.dedup.resolver import Resolver
 from ptool.dedup.signatures import Description, band_keys
 from ptool.errors import InputError, UsageError
 from ptool.text.characters import UNICODE_VERSION
-from ptool.text.hashing import EMPTY_SIGNATURE_VALUE
+from ptool.text.signing import EMPTY_SIGNATURE_VALUE
 
 _AT_ONCE = 4096
 

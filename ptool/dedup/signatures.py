@@ -19,9 +19,10 @@ import numpy.typing as npt
 from ptool.dedup.config import DedupConfig, Scheme
 from ptool.dedup.kernels import fill_band_keys
 from ptool.dedup.simplify import simplify_texts
-from ptool.text.hashing import Bytes, Hashes, Offsets, hash_shingles, hash_texts, sign, sign_modulo
+from ptool.text.hashing import Bytes, Hashes, Offsets, hash_shingles, hash_texts
 from ptool.text.shingles import Values, distinct_hashes, hash_char_shingles
-from ptool.text.words import word_spans
+from ptool.text.signing import sign, sign_modulo
+from ptool.text.word_spans import word_spans
 
 AnySignatures = npt.NDArray[Any]
 
@@ -119,6 +120,6 @@ def permutations(num_perm: int, seed: int, scheme: Scheme = "affine32") -> AnySi
 def _shingles(text: Bytes, offsets: Offsets, config: DedupConfig) -> tuple[Hashes, Offsets]:
     if config.shingle == "char":
         return hash_char_shingles(text, offsets, config.ngram)
-    starts, ends, doc_offsets = word_spans(text, offsets, config.words)
+    spans, doc_offsets = word_spans(text, offsets, config.words)
     short_texts = config.scheme != "datatrove"
-    return hash_shingles(text, starts, ends, doc_offsets, config.ngram, short_texts=short_texts)
+    return hash_shingles(text, spans, doc_offsets, config.ngram, short_texts=short_texts)

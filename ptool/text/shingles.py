@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptool.text.compiled import kernel
-from ptool.text.hashing import PADDING, Bytes, Hashes, Offsets, xxh64
+from ptool.text.xxh64 import PADDING, Bytes, Hashes, Offsets, hash_slices
 
 Values = npt.NDArray[np.uint32]
 
@@ -33,8 +33,10 @@ def hash_char_shingles(text: Bytes, offsets: Offsets, ngram: int) -> tuple[Hashe
     starts = np.empty(len(text) + 1, dtype=np.int64)
     num_chars = _find_characters(text, offsets, ngram, starts, shingle_offsets)
     starts[num_chars] = len(text)
-    hashes = np.empty(int(shingle_offsets[-1]), dtype=np.uint64)
-    _fill_char_hashes(padded, offsets, starts, ngram, shingle_offsets, hashes)
+    slices = np.empty((2, int(shingle_offsets[-1])), dtype=np.int64)
+    _find_slices(offsets, starts, ngram, shingle_offsets, slices)
+    hashes = np.empty(slices.shape[1], dtype=np.uint64)
+    hash_slices(padded, slices[0], slices[1], hashes)
     return hashes, shingle_offsets
 
 
@@ -62,17 +64,15 @@ def _find_characters(text: Bytes, offsets: Offsets, ngram: int, starts: Offsets,
 
 
 @kernel
-def _fill_char_hashes(
-    padded: Bytes, offsets: Offsets, starts: Offsets, ngram: int, shingle_offsets: Offsets, hashes: Hashes
-) -> None:
+def _find_slices(offsets: Offsets, starts: Offsets, ngram: int, shingle_offsets: Offsets, slices: Offsets) -> None:
     first = 0  # the text's first character among all
     for doc in range(len(offsets) - 1):
-        size = shingle_offsets[doc + 1] - shingle_offsets[doc]
+        place = shingle_offsets[doc]
+        size = shingle_offsets[doc + 1] - place
         for number in range(size):
-            start = starts[first + number]
-            end = offsets[doc + 1] if number == size - 1 else starts[first + number + ngram]
-            hashes[shingle_offsets[doc] + number] = xxh64(padded, start, end - start)
-        at = first
+            slices[0, place + number] = starts[first + number]
+            slices[1, place + number] = offsets[doc + 1] if number == size - 1 else starts[first + number + ngram]
+        at = first + size  # a text has at least as many characters as shingles
         while at < len(starts) - 1 and starts[at] < offsets[doc + 1]:
             at += 1
         first = at

@@ -108,14 +108,6 @@ def count_words(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rul
     return _count(text, offsets, character_flags(), rule == "cjk")
 
 
-def word_spans(
-    text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], rule: WordRule = "cjk"
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Starts and ends (int64[w]) and document offsets (int64[n + 1]) of `split_words`."""
-    words = split_words(text, offsets, rule)
-    return words.starts.astype(np.int64), words.ends.astype(np.int64), words.doc_offsets
-
-
 @kernel
 def _count(
     text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], table: npt.NDArray[np.uint8], cjk_apart: bool

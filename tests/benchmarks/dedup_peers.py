@@ -26,7 +26,7 @@ from ptool.dedup.run import Deduplication, dedup_stream
 from ptool.dedup.signatures import describe, sign_shingles
 from ptool.text.batch import Batch
 from ptool.text.hashing import hash_shingles
-from ptool.text.words import word_spans
+from ptool.text.word_spans import word_spans
 from tests.benchmarks.dedup import synthetic_texts
 
 

@@ -12,7 +12,7 @@ from ptool.dedup.signatures import permutations, sign_shingles
 from ptool.dedup.simplify import simplify
 from ptool.text.batch import Batch
 from ptool.text.hashing import hash_shingles
-from ptool.text.words import word_spans
+from ptool.text.word_spans import word_spans
 from tests.dedup.reference import mutated_texts, shingles
 
 TEXTS = ["", "one", "深圳市 one two three four five six", *mutated_texts(5, num_families=5, copies=3)]

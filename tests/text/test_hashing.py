@@ -12,23 +12,24 @@ from datasketch import MinHash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptool.text import hashing
+from ptool.text import hashing, xxh64
+from ptool.text.signing import sign
 
 words = st.text(st.characters(exclude_categories=["Cs", "Zs", "Zl", "Zp", "Cc"]), min_size=1, max_size=40)
 documents = st.lists(st.lists(words, max_size=30), max_size=8)
 
 
 def columns(docs: Sequence[Sequence[str]], separators: Sequence[str] = (" ", " \n")) -> tuple[np.ndarray, ...]:
-    """Text buffer, word starts, word ends, document offsets in words; `separators` stand between words in turn."""
-    text, starts, ends, doc_offsets = b"", [], [], [0]
+    """Text buffer, spans of words, document offsets in words; `separators` stand between words in turn."""
+    text, spans, doc_offsets = b"", [], [0]
     for doc in docs:
         for word in doc:
-            starts.append(len(text))
+            start = len(text)
             text += word.encode()
-            ends.append(len(text))
-            text += separators[len(ends) % len(separators)].encode()
-        doc_offsets.append(len(starts))
-    return np.frombuffer(text, np.uint8), *(np.array(x, np.int64) for x in (starts, ends, doc_offsets))
+            spans.append((start, len(text)))
+            text += separators[len(spans) % len(separators)].encode()
+        doc_offsets.append(len(spans))
+    return np.frombuffer(text, np.uint8), np.array(spans, np.int64).reshape(-1, 2), np.array(doc_offsets, np.int64)
 
 
 def shingles(doc: Sequence[str], ngram: int) -> list[bytes]:
@@ -43,15 +44,24 @@ def hashfunc(shingle: bytes) -> int:
 
 def signatures(docs: Sequence[Sequence[str]], *, ngram: int, num_perm: int, seed: int) -> np.ndarray:
     hashes, offsets = hashing.hash_shingles(*columns(docs), ngram)
-    return hashing.sign(hashes, offsets, MinHash(num_perm, seed=seed, scheme="affine32").permutations)
+    return sign(hashes, offsets, MinHash(num_perm, seed=seed, scheme="affine32").permutations)
 
 
-def test_xxh64_equals_the_library_at_every_length_and_alignment() -> None:
-    data = np.random.default_rng(0).integers(0, 256, 600, dtype=np.uint8)
-    for length in range(200):
-        start = length % 9
-        expected = xxhash.xxh64_intdigest(data[start : start + length].tobytes())
-        assert int(hashing.xxh64(data, start, length)) == expected, length
+def test_xxh64_of_slices_equals_the_library_at_every_length_and_alignment_alone_and_in_blocks() -> None:
+    generator = np.random.default_rng(0)
+    data = generator.integers(0, 256, 400 + xxh64.PADDING, dtype=np.uint8)
+    lengths = np.concatenate([np.arange(200), generator.integers(0, 100, 700)])
+    starts = generator.integers(0, 200, len(lengths))
+    expected = [
+        xxhash.xxh64_intdigest(data[start : start + length].tobytes())
+        for start, length in zip(starts, lengths, strict=True)
+    ]
+    for first, last in ((0, 900), (0, 0), (0, 1), (5, 133), (7, 134), (8, 137)):
+        hashes = np.empty(last - first, dtype=np.uint64)
+        xxh64.hash_slices(data, starts[first:last], starts[first:last] + lengths[first:last], hashes)
+        assert hashes.tolist() == expected[first:last]
+    for start, length, value in zip(starts[:200], lengths[:200], expected[:200], strict=True):
+        assert int(xxh64.xxh64(data, np.uint64(start), np.uint64(length))) == value
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=10))
@@ -84,7 +94,7 @@ def test_signatures_equal_datasketch_to_the_bit(docs: list[list[str]], ngram: in
         assert row.tolist() == oracle.hashvalues.tolist()
 
 
-@pytest.mark.parametrize("num_words", [255, 256, 257, 260, 261, 5000])
+@pytest.mark.parametrize("num_words", [5, 12, 13, 255, 256, 257, 260, 261, 5000])
 def test_a_text_longer_than_a_block_of_shingles_is_signed_whole(num_words: int) -> None:
     doc = [f"w{i * i}" for i in range(num_words)]
     oracle = MinHash(112, seed=3, hashfunc=hashfunc, scheme="affine32")

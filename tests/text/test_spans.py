@@ -9,14 +9,15 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptool.text import characters
 from ptool.text.batch import Batch, WordRule
 from ptool.text.counts import count_substring
 from ptool.text.lines import LineSpans
-from ptool.text.words import HAS_LETTER, HAS_TEXT, Words, word_spans
+from ptool.text.word_spans import word_spans
+from ptool.text.words import HAS_LETTER, HAS_TEXT, Words, split_words
 
 # One of each kind of character, so that short random texts hit every transition.
 ALPHABET = (
@@ -189,9 +190,27 @@ def test_unicode_words_are_cut_at_punctuation() -> None:
 
 def test_english_has_the_same_words_under_both_rules() -> None:
     texts = ["It's 10 o'clock — said \u201cthe\u201d cafés' owner…\n\n- and\tso on"]
-    columns = [word_spans(*columns_of(Batch.from_texts(texts)), rule) for rule in RULES[:2]]
+    columns = [word_spans(*columns_of(Batch.from_texts(texts)), rule) for rule in ("cjk", "whitespace")]
     for one, other in zip(*columns, strict=True):
         assert one.tolist() == other.tolist()
+
+
+# Runs long enough for pieces of 32 bytes to be all ASCII, and characters that matter at their ends.
+pieces = st.sampled_from(
+    ["a" * 31, "b c " * 9, " " * 33, "\x1c\x1f\t", "é", "世界", "カ\u3099", "\ufe00", "\u3000", "\x85"]
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(pieces | st.text(max_size=5), max_size=8).map("".join), max_size=5))
+def test_spans_alone_are_those_of_measured_words(texts: list[str]) -> None:
+    batch = Batch.from_texts([text.encode("utf-8", "ignore").decode() for text in texts])
+    for rule in ("cjk", "whitespace"):
+        words = split_words(*columns_of(batch), rule)
+        spans, doc_offsets = word_spans(*columns_of(batch), rule)
+        assert spans[:, 0].tolist() == words.starts.tolist()
+        assert spans[:, 1].tolist() == words.ends.tolist()
+        assert doc_offsets.tolist() == words.doc_offsets.tolist()
 
 
 def columns_of(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
