@@ -106,6 +106,11 @@ class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "auto"
     threads: Annotated[int, Meta(ge=0, description="CPU threads of a rank; 0: its share of the processors")] = 0
     timeout_seconds: Annotated[float, Meta(gt=0, description="a collective that takes longer is an error")] = 600.0
+    hang_seconds: Annotated[
+        float,
+        Meta(ge=0, description="ranks that stand still this long are named, their stacks written; 0: timeout / 2"),
+    ] = 0.0
+    heartbeat_seconds: Annotated[float, Meta(gt=0, description="between two signs of life of a rank")] = 5.0
 
 
 class Execution(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +149,9 @@ class Spike(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ramp_steps: Annotated[int, Meta(ge=1, description="steps over which both factors go back to 1")] = 200
     max_rollbacks: Annotated[int, Meta(ge=0, description="rollbacks within budget_steps; one more ends the run")] = 3
     budget_steps: Annotated[int, Meta(ge=1, description="steps over which rollbacks are counted")] = 10_000
+    warn_two_sigma: Annotated[
+        bool, Meta(description="also warn of a loss above mean + 2 sigma; on clean noise 2.3 % of all steps are")
+    ] = False
     rerun_tolerance: Annotated[float, Meta(ge=0, description="relative change of a rerun that means hardware")] = 1e-3
 
 
@@ -154,6 +162,27 @@ class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     peak_tflops: Annotated[
         float, Meta(ge=0, description="dense peak of one device in TFLOP/s, for MFU; 0: the GPU's, where it is known")
     ] = 0.0
+    layers_every: Annotated[
+        int, Meta(ge=0, description="steps between gradient norms and activation statistics of every layer; 0: never")
+    ] = 100
+    wandb: Annotated[
+        Literal["off", "offline", "online"],
+        Meta(description="Weights & Biases; offline: below the run folder, to be sent by `wandb sync`"),
+    ] = "off"
+    mlflow: Annotated[
+        str, Meta(description="MLflow: a folder or the address of a tracking server; empty: not used")
+    ] = ""
+
+
+class Validation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[validation]: the loss of each source on held-out rows."""
+
+    every_steps: Annotated[int, Meta(ge=0, description="steps between measurements, and one at the end; 0: never")] = (
+        500
+    )
+    tokens: Annotated[
+        int, Meta(ge=1, description="tokens of held-out rows that are measured, at most; the same ones every time")
+    ] = 1_000_000
 
 
 class Faults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,6 +206,7 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     execution: Execution = Execution()
     spike: Spike = Spike()
     metrics: Metrics = Metrics()
+    validation: Validation = Validation()
     faults: Faults = Faults()
 
     @property
