@@ -10,6 +10,7 @@ import torch
 
 from ptool.errors import DamagedInput, InputError, OutputError
 from ptool.models.decoder import Decoder
+from ptool.models.tensor_files import key_of, write_tensors
 from ptool.models.weights import load_weights, save_weights, weight_shapes
 from tests.models.batches import SMALL, packed_batch
 
@@ -91,16 +92,32 @@ def test_other_types_than_dense_fp32_tensors_are_named(tmp_path):
         (state["norm.weight"].to_sparse(), r"norm\.weight is not a dense tensor"),
         ([1.0], r"norm\.weight is not a dense tensor"),
     ):
-        torch.save({**state, "norm.weight": wrong}, tmp_path / "w.pt")
-        with pytest.raises(InputError, match=message):
-            load_weights(tmp_path / "w.pt", SMALL)
-        if isinstance(wrong, torch.Tensor):
-            with pytest.raises(OutputError, match=message):
-                save_weights(tmp_path / "out.pt", {**state, "norm.weight": wrong}, SMALL)
-    torch.save([1, 2], tmp_path / "w.pt")
-    with pytest.raises(InputError, match="not a list"):
-        load_weights(tmp_path / "w.pt", SMALL)
+        with pytest.raises(OutputError, match=message):
+            save_weights(tmp_path / "out.pt", {**state, "norm.weight": wrong}, SMALL)
     assert not (tmp_path / "out.pt").exists()
+    with (tmp_path / "w.pt").open("wb") as file:
+        write_tensors(file, {**state, "norm.weight": state["norm.weight"].half()})
+    with pytest.raises(InputError, match=r"norm\.weight holds torch\.float16"):
+        load_weights(tmp_path / "w.pt", SMALL)
+
+
+def test_weights_in_parts_over_several_files_are_put_together(tmp_path, saved):
+    state = Decoder(SMALL, seed=7).state_dict()
+    cut = 17
+    first = {key_of(name, 0): tensor.view(-1)[:cut] for name, tensor in state.items()}
+    second = {key_of(name, cut): tensor.view(-1)[cut:] for name, tensor in state.items()}
+    paths = [tmp_path / "0", tmp_path / "1"]
+    for path, tensors in zip(paths, (second, first), strict=True):
+        with path.open("wb") as file:
+            write_tensors(file, tensors)
+    whole, together = load_weights(saved, SMALL), load_weights(paths, SMALL)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), together.parameters(), strict=True))
+    with pytest.raises(InputError, match=r"\w+ has 17 elements"):
+        load_weights(paths[1:], SMALL)
+    with pytest.raises(DamagedInput, match="missing or doubled"):
+        load_weights(paths[:1], SMALL)
+    with pytest.raises(DamagedInput, match="missing or doubled"):
+        load_weights([*paths, paths[1]], SMALL)
 
 
 def test_cut_files_other_files_and_missing_files_are_one_clear_error(tmp_path, saved):
@@ -118,13 +135,11 @@ def test_cut_files_other_files_and_missing_files_are_one_clear_error(tmp_path, s
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(_state, file):
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError:
-            raise RuntimeError("[enforce fail at inline_container.cc:672] unexpected pos")  # noqa: B904  as torch does
+    def full(sink, tensors):
+        sink.write(b"begun")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr("ptool.models.weights.write_tensors", full)
     with pytest.raises(OutputError, match="no space left") as failure:
         save_weights(tmp_path / "w.pt", Decoder(SMALL).state_dict(), SMALL)
     assert failure.value.__cause__.errno == errno.ENOSPC

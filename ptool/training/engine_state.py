@@ -1,0 +1,271 @@
+"""Everything an engine would lose with its process, by parameter and never by rank: what checkpoints and anchors hold.
+
+ZeRO cuts the fp32 masters and the optimiser's moments into flat partitions, one way at stage 1 and 2 and another at
+stage 3. Here each partition is described by the stretches of parameters that lie in it, so that this rank's share can
+be written, and any rank of any number of ranks at any stage can fill its own partitions from all shares:
+
+    stage 0     whole parameters, the same on every rank: each rank writes some of them
+    stage 1, 2  the group's parameters behind one another, cut in as many equal partitions as there are ranks
+    stage 3     every parameter cut in as many equal parts; a partition is this rank's parts behind one another
+
+Padding is not written. The weights that the forward pass uses are made from the masters again after filling. State
+that belongs to single elements (Adam's moments) or that is one number per parameter (the step) moves freely; state of
+another shape (8-bit blocks) belongs to the partition it was made for and goes back into the same one only.
+
+This file knows the attributes in which DeepSpeed 0.19 keeps all that, and does not import it. Not here: offloading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ptool.errors import InputError
+from ptool.models.tensor_files import Tensors, key_of
+
+WEIGHTS, MOMENTS = "weights", "moments"
+"""The two kinds of files: fp32 masters by parameter, and the optimiser's state as `<name of the state>/<parameter>`."""
+
+
+class Stretch(NamedTuple):
+    """`length` elements of the flattened parameter `name`, from `start` on, at `offset` of a partition."""
+
+    name: str
+    start: int
+    offset: int
+    length: int
+
+
+class Partition:
+    """A tensor that the optimiser updates, and which parameters lie in it. `shape`: of the one whole parameter."""
+
+    def __init__(
+        self, master: Tensor, stretches: list[Stretch], *, fused: bool, shape: torch.Size | None = None
+    ) -> None:
+        self.master = master
+        self.stretches = stretches
+        self.fused = fused
+        self.shape = shape
+
+    def flat(self, tensor: Tensor, stretch: Stretch) -> Tensor:
+        """The elements of `tensor`, laid out as the master is, that belong to a stretch; a view."""
+        return tensor.detach().view(-1)[stretch.offset : stretch.offset + stretch.length]
+
+
+class EngineState:
+    """What one rank holds of the state of a DeepSpeed engine around one of our optimisers."""
+
+    def __init__(self, engine: Any, optimizer: torch.optim.Optimizer, zero: int) -> None:
+        self._wrapper = engine.optimizer
+        self._optimizer = optimizer
+        self._zero = zero
+        self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+        self._shapes = {
+            name: torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+            for name, parameter in engine.module.named_parameters()
+        }
+        self._partitions = list(self._whole(names) if zero == 0 else self._cut(names))
+        count = range(len(self._partitions))
+        largest_first = sorted(count, key=lambda number: (-self._partitions[number].master.numel(), number))
+        self._mine = set(largest_first[self._rank :: self._ranks] if zero == 0 else count)
+
+    def held(self) -> dict[str, dict[str, Tensor]]:
+        """What this rank writes: for each kind of file, tensors by key; views of the live ones where they can be.
+
+        Together the ranks hold every element once.
+        """
+        weights: dict[str, Tensor] = {}
+        moments: dict[str, Tensor] = {}
+        for number, partition in enumerate(self._partitions):
+            if number not in self._mine:
+                continue
+            for stretch in partition.stretches:
+                weights[self._key(stretch)] = self._shaped(partition.flat(partition.master, stretch), stretch)
+            state = self._optimizer.state.get(partition.master, {})
+            for kind, value in state.items():
+                moments.update(self._held_state(number, partition, kind, value))
+        return {WEIGHTS: weights, MOMENTS: moments}
+
+    def fill(self, weights: Tensors, moments: Tensors, *, same_layout: bool) -> None:
+        """Put back what all ranks together wrote; collective, since low-precision weights are made again.
+
+        `same_layout`: it was written at this stage by as many ranks. Raises DamagedInput where something is missing,
+        InputError where it is of another model or cannot be cut anew.
+        """
+        self._check_names(weights)
+        kinds = {name.partition("/")[0] for name in moments.names}
+        if self._zero == 3:
+            self._wrapper.checkpoint_event_prologue()
+        with torch.no_grad():
+            for number, partition in enumerate(self._partitions):
+                for stretch in partition.stretches:
+                    _fill(weights, stretch.name, stretch.start, partition.flat(partition.master, stretch))
+                self._fill_state(number, partition, moments, kinds, same_layout=same_layout)
+            self._make_weights()
+
+    def _whole(self, names: Mapping[int, str]) -> Iterator[Partition]:
+        for group in self._optimizer.param_groups:
+            for master in group["params"]:
+                name = names[id(master)]
+                whole = Stretch(name, 0, 0, master.numel())
+                yield Partition(master, [whole], fused=_is_fused(group), shape=self._shapes[name])
+
+    def _cut(self, names: Mapping[int, str]) -> Iterator[Partition]:
+        wrapper, groups = self._wrapper, self._optimizer.param_groups
+        if self._zero == 3:
+            for number, parameters in enumerate(wrapper.fp16_groups):
+                group = groups[wrapper.sub_group_to_group_id[number]]
+                stretches = _parts_of_each(parameters, names, self._rank)
+                yield Partition(wrapper.fp32_partitioned_groups_flat[number], stretches, fused=_is_fused(group))
+            return
+        if hasattr(wrapper, "fp32_groups_flat_partition"):  # stage 1 in bf16 with fp32 accumulation
+            flats, rows = wrapper.fp32_groups_flat_partition, wrapper.bf16_groups
+            offsets = [_running([parameter.numel() for parameter in row]) for row in rows]
+        else:
+            flats, rows = wrapper.single_partition_of_fp32_groups, wrapper.round_robin_bit16_groups
+            offsets = wrapper.round_robin_bit16_offsets
+        for flat, parameters, starts, group in zip(flats, rows, offsets, groups, strict=True):
+            stretches = _part_of_row(parameters, starts, names, first=self._rank * flat.numel(), length=flat.numel())
+            yield Partition(flat, stretches, fused=_is_fused(group))
+
+    def _key(self, stretch: Stretch, kind: str | None = None) -> str:
+        name = stretch.name if kind is None else f"{kind}/{stretch.name}"
+        whole = stretch.length == self._shapes[stretch.name].numel()
+        return key_of(name, None if whole else stretch.start)
+
+    def _shaped(self, elements: Tensor, stretch: Stretch) -> Tensor:
+        shape = self._shapes[stretch.name]
+        return elements.view(shape) if stretch.length == shape.numel() else elements
+
+    def _held_state(self, number: int, partition: Partition, kind: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+        if not isinstance(value, Tensor):
+            value = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+        if value.dim() == 0:
+            yield from ((f"{kind}/{stretch.name}", value) for stretch in partition.stretches if stretch.start == 0)
+        elif value.numel() == partition.master.numel():
+            for stretch in partition.stretches:
+                yield self._key(stretch, kind), self._shaped(partition.flat(value, stretch), stretch)
+        elif partition.shape is not None:
+            yield f"{kind}/{partition.stretches[0].name}", value
+        else:
+            yield f"{kind}/{_own_name(number, self._rank)}", value
+
+    def _fill_state(
+        self, number: int, partition: Partition, moments: Tensors, kinds: set[str], *, same_layout: bool
+    ) -> None:
+        state = self._optimizer.state[partition.master]
+        own = _own_name(number, self._rank)
+        for kind in set(state) - kinds:  # saved before the first step: as new
+            state[kind] = _as_new(state[kind])
+        for kind in sorted(kinds):
+            if f"{kind}/{own}" in moments.names or any(name.startswith(f"{kind}//") for name in moments.names):
+                if not same_layout:
+                    raise InputError(
+                        f"the optimiser's {kind} was made for the parts of another number of ranks or ZeRO stage",
+                        hint="go on with as many ranks and the stage it was saved with",
+                    )
+                state[kind] = moments.whole(f"{kind}/{own}").clone().to(partition.master.device)
+                continue
+            names = [stretch.name for stretch in partition.stretches if f"{kind}/{stretch.name}" in moments.names]
+            if not names:
+                state.pop(kind, None)
+            elif moments.shape(f"{kind}/{names[0]}") == ():
+                state[kind] = self._number(partition, moments, kind, state.get(kind))
+            elif moments.size(f"{kind}/{names[0]}") != self._shapes[names[0]].numel():
+                state[kind] = moments.whole(f"{kind}/{names[0]}").clone().to(partition.master.device)
+            else:
+                if not isinstance(state.get(kind), Tensor):
+                    state[kind] = torch.zeros_like(partition.master, dtype=moments.dtype(f"{kind}/{names[0]}"))
+                for stretch in partition.stretches:
+                    _fill(moments, f"{kind}/{stretch.name}", stretch.start, partition.flat(state[kind], stretch))
+        if not state:
+            del self._optimizer.state[partition.master]
+
+    def _number(self, partition: Partition, moments: Tensors, kind: str, old: Any) -> Any:
+        """A number per parameter, such as the step; a flat partition has one for all that lie in it."""
+        found = [moments.whole(f"{kind}/{stretch.name}") for stretch in partition.stretches]
+        if any(not torch.equal(found[0], other) for other in found):
+            raise InputError(f"parameters of one partition differ in {kind}", hint="resume at ZeRO stage 0")
+        if found[0].dtype in (torch.int64, torch.float64):
+            return found[0].item()
+        device = partition.master.device if partition.fused else torch.device("cpu")
+        return found[0].clone().to(old.device if isinstance(old, Tensor) else device)
+
+    def _make_weights(self) -> None:
+        """The weights of the forward pass, from the masters."""
+        wrapper = self._wrapper
+        if self._zero == 3:
+            for number, flat in enumerate(wrapper.fp16_partitioned_groups_flat):
+                flat.data.copy_(wrapper.fp32_partitioned_groups_flat[number].data)
+                wrapper._unflatten_partitioned_parameters(number)
+            wrapper.checkpoint_event_epilogue()
+        elif self._zero > 0:
+            wrapper.update_lp_params()
+
+    def _check_names(self, weights: Tensors) -> None:
+        missing, unknown = self._shapes.keys() - weights.names, weights.names - self._shapes.keys()
+        for text, names in (("lacks", missing), ("holds the unknown", unknown)):
+            if names:
+                raise InputError(f"a checkpoint of another model: it {text} {min(names)}")
+        for name, shape in self._shapes.items():
+            if weights.size(name) != shape.numel() or weights.shape(name) not in (None, tuple(shape)):
+                raise InputError(f"a checkpoint of another model: {name} is not of shape {list(shape)}")
+
+
+def _part_of_row(
+    parameters: list[Tensor], starts: list[int], names: Mapping[int, str], *, first: int, length: int
+) -> list[Stretch]:
+    """What of parameters that lie behind one another falls into [first, first + length) of the row."""
+    found = []
+    for parameter, start in zip(parameters, starts, strict=True):
+        low, high = max(start, first), min(start + parameter.numel(), first + length)
+        if low < high:
+            found.append(Stretch(names[id(parameter)], low - start, low - first, high - low))
+    return found
+
+
+def _parts_of_each(parameters: list[Any], names: Mapping[int, str], rank: int) -> list[Stretch]:
+    """A rank's part of each parameter, where each is cut by itself."""
+    found, offset = [], 0
+    for parameter in parameters:
+        part: int = parameter.partition_numel()
+        length = min(part, parameter.ds_numel - rank * part)
+        if length > 0:
+            found.append(Stretch(names[id(parameter)], rank * part, offset, length))
+        offset += part
+    return found
+
+
+def _fill(tensors: Tensors, name: str, start: int, target: Tensor) -> None:
+    if target.device.type == "cpu":
+        tensors.fill(name, start, target)
+        return
+    staged = torch.empty(target.shape, dtype=target.dtype)
+    tensors.fill(name, start, staged)
+    target.copy_(staged)
+
+
+def _as_new(value: Any) -> Any:
+    return value.zero_() if isinstance(value, Tensor) else type(value)(0)
+
+
+def _own_name(number: int, rank: int) -> str:
+    """The name of state that belongs to a partition as a whole; no parameter's name begins with a slash."""
+    return f"/{number}.{rank}"
+
+
+def _is_fused(group: Mapping[str, Any]) -> bool:
+    return bool(group.get("fused") or group.get("capturable"))
+
+
+def _running(counts: list[int]) -> list[int]:
+    starts, total = [], 0
+    for count in counts:
+        starts.append(total)
+        total += count
+    return starts

@@ -1,0 +1,81 @@
+"""A run's state on other ranks and at another ZeRO stage: the same weights, the same moments, the same next losses."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ptool.models.tensor_files import Tensors
+from ptool.training.engine_state import MOMENTS, WEIGHTS
+from tests.training import tiny
+
+CHAIN = [(1, 3), (2, 2), (4, 0)]  # (ranks, ZeRO stage) after two ranks at stage 1
+
+
+def engine(ranks: int, zero: int, do: list[list[object]], **more: object) -> list[float]:
+    """The losses of one engine that does as it is told."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**tiny.environment(), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), common.get("PYTHONPATH")]))
+    command = [sys.executable, str(Path(__file__).with_name("reshaping.py"))]
+    command.append(json.dumps({"zero": zero, "do": do, **more}))
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    told = [process.communicate(timeout=120) for process in processes]
+    for process, (_, complaints) in zip(processes, told, strict=True):
+        assert process.returncode == 0, complaints[-3000:]
+    losses: list[float] = json.loads(next(line for line in told[0][0].splitlines() if line.startswith("[")))
+    return losses
+
+
+def everything(folder: Path) -> dict[str, torch.Tensor]:
+    """All weights and moments in a folder, put together from all its files."""
+    found = {}
+    for kind in (WEIGHTS, MOMENTS):
+        tensors = Tensors(sorted(folder.glob(f"{kind}_*")))
+        for name in tensors.names:
+            whole = torch.empty(tensors.size(name), dtype=tensors.dtype(name))
+            tensors.fill(name, 0, whole)
+            found[name] = whole
+    return found
+
+
+def written_once(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def test_other_ranks_and_other_stages_go_on_as_if_nothing_had_changed(tmp_path):
+    start = str(tmp_path / "2-1")
+    reference = engine(2, 1, [["step", 3], ["write", start], ["step", 4], ["read", start], ["at", 4], ["step", 4]])
+    assert reference[3:7] == reference[7:], "the same engine again: the same bits"
+    previous, at = start, 4
+    for ranks, zero in CHAIN:
+        loaded, following = (str(tmp_path / f"{ranks}-{zero}{when}") for when in ("loaded", ""))
+        do = [["read", previous], ["write", loaded], ["at", at], ["step", 1], ["write", following]]
+        (loss,) = engine(ranks, zero, do, seed=9)
+        assert loss == pytest.approx(reference[at - 1], rel=1e-6)
+        before, after = everything(Path(previous)), everything(Path(loaded))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before), "weights, moments and steps"
+        previous, at = following, at + 1
+    numbers = sum(tensor.numel() for name, tensor in before.items() if name.startswith(("exp_avg", "layers", "emb")))
+    assert {name.partition("/")[0] for name in before if "/" in name} == {"exp_avg", "exp_avg_sq", "step"}
+    for folder in (start, previous):
+        assert written_once(Path(folder)) == pytest.approx(4 * numbers, rel=0.3), "each element once, no padding"
