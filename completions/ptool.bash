@@ -128,6 +128,7 @@ _ptool() {
         "tokenize --tokenizer") _ptool_paths -f; return ;;
         "tokenize --eod")  return ;;
         "tokenize --max-shard-tokens")  return ;;
+        "tokenize --group-key")  return ;;
         "tokenize --engine") _ptool_words "auto reference fast"; return ;;
         "tokenize --jobs"|"tokenize -j")  return ;;
         "tokenize --text-key")  return ;;
@@ -143,11 +144,16 @@ _ptool() {
         "pack --holdout")  return ;;
         "pack --tokenizer") _ptool_paths -f; return ;;
         "pack --mix")  return ;;
+        "pack --mix-by") _ptool_words "source folder"; return ;;
         "pack --temperature")  return ;;
         "pack --tokens")  return ;;
         "pack --max-epochs")  return ;;
-        "pack --split-by") _ptool_words "source"; return ;;
+        "pack --domain-balance") _ptool_words "none batch"; return ;;
+        "pack --balance-rows")  return ;;
+        "pack --group-by")  return ;;
+        "pack --split-by") _ptool_words "source folder"; return ;;
         "pack --max-doc-pieces")  return ;;
+        "pack --inspect")  return ;;
         "pack --seed")  return ;;
         "pack --color") _ptool_words "auto always never"; return ;;
         "locate --split") _ptool_words "train holdout"; return ;;
@@ -254,8 +260,8 @@ _ptool() {
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
         "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --multiple-of --special-token --byte-fallback --no-byte-fallback --split-digits --weights --model --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "fertility -"*) _ptool_words "--plot --language-key --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --engine --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --shuffle --mix --temperature --tokens --max-epochs --split-by --max-doc-pieces --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --group-key --engine --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --shuffle --mix --mix-by --temperature --tokens --max-epochs --domain-balance --balance-rows --group-by --split-by --max-doc-pieces --inspect --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "locate -"*) _ptool_words "--split --text --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "estimate-cost -"*) _ptool_words "--params --tokens --active-params --model --config --arch --packed --gpu --gpus --precision --seq --mfu --mfu-convention --goodput --price --peak-tflops --deadline --budget --inference-tokens --tp --pp --ep --zero --micro-rows --recompute --engine --fp32-gradients --no-flash --loss --gpu-mtbf --storage-rate --compare --table --explain --fail-if --backtest --actual --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plan -"*) _ptool_words "--model --config --arch --gpus --gpu --gpus-per-node --link --network --seq --batch-tokens --tp --pp --ep --zero --micro-rows --precision --recompute --engine --fp32-gradients --no-flash --loss --all --toml --guide --budget --tokens --unique-tokens --deduplicated --not-deduplicated --storage-rate --gpu-mtbf --json --quiet -q --verbose -v --no-progress --color --help" ;;

@@ -43,6 +43,10 @@ def tokenize(
     max_shard_tokens: Annotated[
         int, typer.Option(parser=parse_count, metavar="N", help="A shard ends before it would have more tokens.")
     ] = 1_000_000_000,
+    group_key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="Keep a field (repo, meta.book) for ptool pack --group-by; repeatable."),
+    ] = None,
     engine: Annotated[
         EngineChoice, typer.Option(help="What encodes: the tokenizer's own library, or a faster one that is checked.")
     ] = "auto",
@@ -82,7 +86,7 @@ def tokenize(
         ptool dedup crawl.jsonl.zst | ptool tokenize --tokenizer tok.model -o tok/ | ptool pack --seq-len 2048 -o rows/
     """
     out = current()
-    config = TokenizeConfig(eod=parse_eod(eod), shard_tokens=max_shard_tokens)
+    config = TokenizeConfig(eod=parse_eod(eod), shard_tokens=max_shard_tokens, group_keys=tuple(group_key or ()))
     reading = Reading(
         keys=Keys(text=text_key, id=id_key, source=source_key),
         policy=ErrorPolicy(on_error=on_error, max_errors=max_errors, rejects=rejects),

@@ -15,20 +15,41 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from ptool.errors import InputError, UsageError
-from ptool.formats.documents import NO_SOURCE, Records
+from ptool.formats.documents import Records
+from ptool.packing.grouping import repeats_before
 from ptool.packing.holdout import mix as scramble
 
 Integers = npt.NDArray[np.int64]
+DomainKind = Literal["source", "folder"]
+
+
+class Domains(NamedTuple):
+    """What documents are told apart by: sources, or the folders that they lie in."""
+
+    names: list[str]
+    of: Integers
+    """The number of each document's name."""
+
+    def tokens(self, lengths: Integers) -> dict[str, int]:
+        """The tokens of every domain, for documents of `lengths`."""
+        sums = np.zeros(len(self.names), dtype=np.int64)
+        np.add.at(sums, self.of, lengths)
+        return dict(zip(self.names, sums.tolist(), strict=True))
+
+    def at(self, documents: Integers) -> Domains:
+        """Those of some documents, by number."""
+        return Domains(self.names, self.of[documents])
 
 
 class SourceShare(msgspec.Struct, frozen=True, kw_only=True):
-    """One source of a mix: tokens that there are, the share asked for, and what it comes to."""
+    """One source (or folder) of a mix: tokens that there are, the share asked for, and what it comes to."""
 
     name: str
     available: int
@@ -81,13 +102,16 @@ def plan_mix(
     return plan
 
 
-def choose_documents(records: Records, sources: list[str], plan: list[SourceShare], seed: int) -> Integers:
-    """Numbers of the documents of a mix, those of each epoch in order; a document of k epochs stands there k times."""
+def choose_documents(records: Records, domains: Domains, plan: list[SourceShare], seed: int) -> Integers:
+    """Numbers of the documents of a mix, those of each epoch in order; a document of k epochs stands there k times.
+
+    `records` and `domains` are those of the same documents.
+    """
     chosen: list[Integers] = []
     keys = scramble(records["text_hash"].astype(np.uint64), seed)
     for one in plan:
-        number = -1 if one.name == NO_SOURCE else sources.index(one.name)
-        documents = np.flatnonzero((records["source"] == number) & (records["num_tokens"] > 0))
+        number = domains.names.index(one.name)
+        documents = np.flatnonzero((domains.of == number) & (records["num_tokens"] > 0))
         lengths = records["num_tokens"][documents]
         whole, rest = divmod(one.wanted, max(int(lengths.sum()), 1))
         chosen.extend([documents] * whole)
@@ -105,11 +129,7 @@ def choose_documents(records: Records, sources: list[str], plan: list[SourceShar
 
 def shuffle_documents(documents: Integers, text_hashes: npt.NDArray[np.uint64], seed: int) -> Integers:
     """The documents in an order that follows from their texts and the seed; repeats of one are far apart."""
-    repeat = np.zeros(len(documents), dtype=np.uint64)
-    order = np.argsort(documents, kind="stable")
-    same = np.diff(documents[order], prepend=-1) == 0
-    run = np.arange(len(documents)) - np.maximum.accumulate(np.where(same, 0, np.arange(len(documents))))
-    repeat[order] = run.astype(np.uint64)
+    repeat = repeats_before(documents).astype(np.uint64)
     keys = scramble(text_hashes[documents] ^ scramble(repeat, seed + 1), seed)
     return documents[np.lexsort((documents, keys))]
 

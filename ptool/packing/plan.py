@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -88,6 +89,14 @@ def reorder(plan: Plan, order: Integers) -> Plan:
     ends = np.cumsum(counts)
     within = np.arange(int(counts.sum())) - np.repeat(ends - counts, counts)
     return Plan(plan.spans[np.repeat(starts, counts) + within], counts)
+
+
+def concatenate(plans: Sequence[Plan]) -> Plan:
+    """The rows of several plans, one after another."""
+    return Plan(
+        np.concatenate([np.empty(0, dtype=SPAN), *(plan.spans for plan in plans)]),
+        np.concatenate([np.empty(0, dtype=np.int64), *(plan.counts for plan in plans)]),
+    )
 
 
 def best_fit(lengths: Integers, seq_len: int) -> Plan:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from ptool.formats.manifests import Manifest
 from ptool.formats.packed import PackedLayout, SplitCounts
+from ptool.packing.locating import Piece
 
 
 def rows_for_people(manifest: Manifest) -> list[tuple[str, str]]:
@@ -19,8 +21,32 @@ def rows_for_people(manifest: Manifest) -> list[tuple[str, str]]:
     return [
         *split_rows(layout.splits, layout.seq_len),
         *mix_rows(manifest.details["mix"]),
+        *balance_rows(manifest.details["balance"]),
         *([("left out", f"{left_out:,} tokens of documents with too many pieces")] if left_out else []),
         ("cut", f"{cut:,} documents, {later / max(manifest.num_tokens or 0, 1):.1%} of tokens after a cut"),
+    ]
+
+
+def row_for_people(pieces: Sequence[Piece]) -> list[tuple[str, str]]:
+    """What a row says, piece by piece: columns, document and where in it the piece begins, and the text."""
+    return [
+        (
+            f"{piece.start}-{piece.start + piece.length - 1} of {piece.id}"
+            + (f" from token {piece.offset:,}" if piece.offset else ""),
+            repr(piece.text or ""),
+        )
+        for piece in pieces
+    ]
+
+
+def balance_rows(balance: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows of each source, and how far a batch is off their shares."""
+    if not balance:
+        return []
+    total = max(sum(balance["tokens"].values()), 1)
+    shares = ", ".join(f"{name} {tokens / total:.2%}" for name, tokens in balance["tokens"].items())
+    return [
+        ("balance", f"{shares}; any {balance['window']:,} rows are at most {balance['largest_deviation']:.2f} rows off")
     ]
 
 

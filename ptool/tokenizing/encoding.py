@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -43,6 +44,7 @@ class Encoding(NamedTuple):
     eod_id: int | None
     dtype: str
     keys: Keys
+    group_keys: tuple[str, ...] = ()
 
 
 class Item(NamedTuple):
@@ -63,6 +65,8 @@ class EncodedBatch(NamedTuple):
     records: Records
     ids: list[str]
     sources: list[str | None]
+    group_keys: npt.NDArray[np.uint64]
+    """[documents, fields]: the hash of each field's value, 0 where a document has none."""
     tripped: int
     lost: list[str]
     """Ids of documents that decoding did not give back, among `tripped` that were tried."""
@@ -95,8 +99,27 @@ def encode_batch(encoding: Encoding, item: Item) -> EncodedBatch:
         records["num_tokens"] = np.diff(encoded.offsets) + (encoding.eod_id is not None)
         tokens = _with_ends(encoded, encoding.eod_id).astype(encoding.dtype)
     return EncodedBatch(
-        item.number, item.lines.path, bad, tokens, records, batch.ids, batch.sources, len(tripped), lost
+        item.number,
+        item.lines.path,
+        bad,
+        tokens,
+        records,
+        batch.ids,
+        batch.sources,
+        _group_keys(batch, encoding.group_keys),
+        len(tripped),
+        lost,
     )
+
+
+def _group_keys(batch: Batch, fields: tuple[str, ...]) -> npt.NDArray[np.uint64]:
+    found = np.zeros((len(batch), len(fields)), dtype=np.uint64)
+    for column, field in enumerate(fields):
+        found[:, column] = [
+            0 if value is None else xxhash.xxh3_64_intdigest(msgspec.json.encode(value, order="sorted")) or 1
+            for value in batch.fields(field)
+        ]
+    return found
 
 
 def compare_first(engine: CheckedEngine, batch: Batch, limit: int) -> Difference | None:

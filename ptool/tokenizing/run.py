@@ -44,10 +44,14 @@ class TokenizeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The token after every document: "auto" is the tokenizer's end-of-sentence, "none" adds nothing, or an id."""
     shard_tokens: int = 1_000_000_000
     """A shard ends before the document that would bring it over this: 2 GB at two bytes a token."""
+    group_keys: tuple[str, ...] = ()
+    """Fields whose values are kept, as hashes, for `ptool pack --group-by`."""
 
     def __post_init__(self) -> None:
         if self.shard_tokens < 1:
             raise UsageError("shards of no tokens", hint="for example --max-shard-tokens 1e9")
+        if len(set(self.group_keys)) < len(self.group_keys) or "" in self.group_keys:
+            raise UsageError("a group key that is empty or given twice", hint="for example --group-key repo")
 
 
 class TokenizeReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +84,7 @@ def tokenize(
     eod_id = resolve_eod(config.eod, loaded)
     settings = {
         **msgspec.to_builtins(config),
+        "group_keys": list(config.group_keys),  # a tuple would differ from what the manifest gives back
         "keys": msgspec.to_builtins(reading.keys),
         "tokenizer": loaded.fingerprint,
         "backend": loaded.artefact_name,
@@ -96,10 +101,17 @@ def tokenize(
         lines = intake.lines()
         opened, lines = _choose_engine(engine, loaded, lines, reading.keys, reporter)
         dtype = token_dtype(loaded.vocab_size)
-        encoding = Encoding(tokenizer, loaded.fingerprint, opened.name, eod_id, dtype, reading.keys)
+        encoding = Encoding(tokenizer, loaded.fingerprint, opened.name, eod_id, dtype, reading.keys, config.group_keys)
         remember(encoding, loaded, opened)
         work = msgspec.json.encode([settings, opened.name], order="sorted").decode()
-        sink = ShardSequence(writer, dtype, config.shard_tokens, work=work, resume=not force)
+        sink = ShardSequence(
+            writer,
+            dtype,
+            config.shard_tokens,
+            work=work,
+            resume=not force,
+            with_group_keys=bool(config.group_keys),
+        )
         try:
             with sink.opened():
                 if sink.known_batches:
@@ -130,7 +142,7 @@ def tokenize(
                 num_documents=intake.counts.kept,
                 num_tokens=sum(int(shard["tokens"]) for shard in sink.shards),
                 num_bytes=sink.num_bytes,
-                details=_details(loaded, eod_id, dtype, sink),
+                details={**_details(loaded, eod_id, dtype, sink), "group_keys": list(config.group_keys)},
                 upstream=intake.upstream,
             )
         )

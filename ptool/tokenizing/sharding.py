@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -41,8 +42,18 @@ class ShardSequence:
     `known_batches` batches from the start of the input need not be encoded: their tokens are on the disk.
     """
 
-    def __init__(self, writer: FolderWriter, dtype: str, shard_tokens: int, *, work: str, resume: bool = True) -> None:
+    def __init__(
+        self,
+        writer: FolderWriter,
+        dtype: str,
+        shard_tokens: int,
+        *,
+        work: str,
+        resume: bool = True,
+        with_group_keys: bool = False,
+    ) -> None:
         """`work` identifies what determines the tokens: shards of other work are not gone on from."""
+        self._suffixes = (*_SUFFIXES, "keys") if with_group_keys else _SUFFIXES
         self._writer = writer
         self._dtype = dtype
         self._shard_tokens = shard_tokens
@@ -50,6 +61,7 @@ class ShardSequence:
         self._resume = resume
         self._current = ExitStack()
         self._shard: ShardWriter | None = None
+        self._keys: BinaryIO | None = None
         self._known: list[DocumentTable] = []
         self._known_documents = 0
         self._replayed = 0
@@ -108,6 +120,8 @@ class ShardSequence:
             last = max(last, first + 1)
             shard.add(batch.tokens[ends[first] : ends[last]], records["num_tokens"][first:last])
             self._table.add(records[first:last], batch.ids[first:last])
+            if self._keys is not None:
+                self._keys.write(batch.group_keys[first:last].astype("<u8").tobytes())
             first = last
         if batch.number >= self.known_batches:
             self.tripped += batch.tripped
@@ -124,9 +138,9 @@ class ShardSequence:
                 return
             if note.work != self._work or (len(table), len(shard.tokens)) != (note.documents, note.tokens):
                 return
-            for suffix in _SUFFIXES:
+            for suffix in self._suffixes:
                 self._writer.adopt(f"{name}.{suffix}")
-            self._writer.retain([f"{name}.{suffix}" for suffix in _SUFFIXES])
+            self._writer.retain([f"{name}.{suffix}" for suffix in self._suffixes])
             self._known.append(table)
             self._known_documents += len(table)
             self.known_batches = note.batches
@@ -177,6 +191,8 @@ class ShardSequence:
         create = self._writer.create
         self._shard = self._current.enter_context(ShardWriter(create, self._name, self._dtype).opened())
         self._table = self._current.enter_context(DocumentTableWriter(create, self._name))
+        if "keys" in self._suffixes:
+            self._keys = self._current.enter_context(create(f"{self._name}.keys"))
         return self._shard
 
     def _close_shard(self) -> None:
@@ -194,4 +210,4 @@ class ShardSequence:
             lost=self.lost,
         )
         write_bytes(self._writer.folder / f"{self._name}.done", msgspec.json.encode(note))
-        self._writer.retain([f"{self._name}.{suffix}" for suffix in _SUFFIXES])
+        self._writer.retain([f"{self._name}.{suffix}" for suffix in self._suffixes])

@@ -21,7 +21,8 @@ from ptool.formats.documents import DocumentTableWriter, new_records
 from ptool.formats.manifests import new_manifest
 from ptool.formats.packed import PackedDataset
 from ptool.formats.shards import ShardWriter
-from ptool.packing.run import PackConfig, pack
+from ptool.packing.config import PackConfig
+from ptool.packing.run import pack
 from ptool.packing.source import open_source
 from ptool.units import parse_count
 

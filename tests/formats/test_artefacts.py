@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -109,3 +110,57 @@ def test_a_failure_leaves_nothing_and_a_kill_leaves_no_artefact(tmp_path: Path) 
     manifest = make(folder)
     assert open_artefact(folder, stage="pack") == manifest
     assert (folder / "rows.bin").read_bytes() == b"rows"
+
+
+def test_what_is_digested_while_it_is_written_is_listed_like_any_other_file(tmp_path: Path) -> None:
+    pieces = [bytes([number]) * (number * 1000) for number in range(40)]
+    with FolderWriter(tmp_path / "p", stage="pack", config={}) as writer:
+        for name, create in (("digested", writer.create_digested), ("read again", writer.create)):
+            with create(name) as file:
+                for piece in pieces:
+                    file.write(piece)
+        with writer.create_digested("empty"):
+            pass
+        manifest = writer.commit(new_manifest("pack", {}))
+    entries = {entry.path: entry for entry in manifest.files}
+    assert entries["digested"].digest == entries["read again"].digest
+    assert entries["digested"].digest == f"sha256:{hashlib.sha256(b''.join(pieces)).hexdigest()}"
+    assert (entries["digested"].size, entries["empty"].size) == (sum(map(len, pieces)), 0)
+    open_artefact(tmp_path / "p", stage="pack", verify=True)
+
+
+def test_a_digested_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), FolderWriter(tmp_path / "p", stage="pack", config={}) as writer:
+        with writer.create_digested("whole") as file:
+            file.write(b"1")
+        with writer.create_digested("half") as file:
+            file.write(b"1")
+            raise ZeroDivisionError
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_what_is_retained_stays_when_the_work_stops_and_is_adopted_by_the_next(tmp_path: Path, released: bool) -> None:
+    folder = tmp_path / "p"
+    with pytest.raises(KeyboardInterrupt), FolderWriter(folder, stage="pack", config={"a": 1}) as writer:
+        for name in ("kept", "lost"):
+            with writer.create(name) as file:
+                file.write(name.encode())
+        writer.retain(["kept"])
+        if released:
+            writer.release()
+        raise KeyboardInterrupt
+    if released:
+        assert not folder.exists()
+        return
+    assert sorted(path.name for path in folder.iterdir()) == ["kept", "work.json"]
+    with pytest.raises(InputError, match="no finished artefact"):
+        open_artefact(folder, stage="pack")
+    with pytest.raises(UsageError, match="holds other files"):
+        FolderWriter(folder, stage="pack", config={"a": 2})
+    with FolderWriter(folder, stage="pack", config={"a": 1}) as writer:
+        writer.adopt("kept")
+        manifest = writer.commit(new_manifest("pack", {"a": 1}))
+    assert [(entry.path, entry.size) for entry in manifest.files] == [("kept", 4)]
+    assert sorted(path.name for path in folder.iterdir()) == ["kept", "manifest.json", "run.json"]
+    open_artefact(folder, stage="pack", verify=True)

@@ -11,7 +11,8 @@ import torch
 from ptool.formats.packed import PackedDataset
 from ptool.models.config import ModelConfig
 from ptool.models.decoder import Decoder
-from ptool.packing.run import PackConfig, pack
+from ptool.packing.config import PackConfig
+from ptool.packing.run import pack
 from tests.packing.test_pack import EOD, token_folder
 
 DOCUMENTS = [[3 + (7 * size + at) % 50 for at in range(2 + size % 11)] + [EOD] for size in range(24)]

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ptool.errors import InputError, UsageError
 from ptool.formats.packed import PackedDataset
+from ptool.packing.config import PackConfig
 from ptool.packing.locating import locate_row
 from ptool.packing.mixing import named_mixes, plan_mix, read_mix, shares_by_temperature
-from ptool.packing.run import PackConfig, pack, pack_by_source
+from ptool.packing.run import pack, pack_each
 from tests.packing.test_pack import EOD, token_folder
 
 DOCUMENTS = [[*range(3, 3 + size % 60), size % 97, EOD] for size in range(600)]
@@ -122,7 +123,7 @@ def test_pieces_over_the_limit_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_every_source_has_a_folder_of_its_own(tmp_path: Path) -> None:
     tokens = token_folder(tmp_path / "tok", DOCUMENTS)
     config = PackConfig(seq_len=32, holdout=0.1)
-    reports = pack_by_source(tokens, tmp_path / "p", config)
+    reports = pack_each(tokens, tmp_path / "p", config)
     assert set(reports) == {"-", "web", "书"}
     pack(tokens, tmp_path / "all", config)
     whole = PackedDataset.open(tmp_path / "all")
@@ -133,7 +134,7 @@ def test_every_source_has_a_folder_of_its_own(tmp_path: Path) -> None:
             opened = getattr(PackedDataset.open(report.output), split)
             found |= {document.id: document.source for document in opened.documents()}
         assert found == expected, "the same documents are held out"
-    again = pack_by_source(tokens, tmp_path / "p", config)
+    again = pack_each(tokens, tmp_path / "p", config)
     assert all(report.up_to_date for report in again.values())
 
 

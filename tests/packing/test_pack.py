@@ -17,7 +17,8 @@ from ptool.formats.manifests import new_manifest
 from ptool.formats.packed import PackedDataset, PackedSplit
 from ptool.formats.packed_writer import write_packed
 from ptool.formats.shards import ShardWriter, shard_name
-from ptool.packing.run import PackConfig, pack, preview
+from ptool.packing.config import PackConfig
+from ptool.packing.run import pack, preview
 from ptool.tokenizers.loading import load_tokenizer
 from ptool.tokenizing.vocabulary import VocabularyConfig, train
 from tests.formats.row_rule import brute_force

@@ -2,7 +2,8 @@
 
 Trains a byte-level BPE on a sample chosen by --seed and a SentencePiece BPE, and makes rank files of the first, one for
 every pattern. For each, the ids of the fast engine must be the library's on every text, and every text must come back.
-Prints a table. The libraries take minutes; --every N takes one text in N.
+Prints a table. The libraries take minutes: --every N takes one text in N, --only NAME those tokenizers whose file name
+has NAME in it (tokenizer.json, tok.model, cl100k, ...).
 """
 
 from __future__ import annotations
@@ -38,11 +39,14 @@ def main() -> int:
     parser.add_argument("--vocab-size", type=parse_count, default=16_000)
     parser.add_argument("--sample", type=parse_bytes, default=4 << 20)
     parser.add_argument("--every", type=parse_count, default=1)
+    parser.add_argument("--only", default="")
     arguments = parser.parse_args()
     corpus = sorted((SHARED / "data" / "corpus").glob("*.jsonl.zst"))
     rows, wrong = [], 0
     with tempfile.TemporaryDirectory() as name:
         for file in tokenizers(Path(name), corpus, arguments):
+            if arguments.only not in file.name:
+                continue
             row, bad = compare(file, corpus, arguments.every)
             rows.append(row)
             wrong += bad
