@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+GOING_ON = "going on"
+"""The detail of a first progress call with what earlier processes did."""
+
 
 class Reporter(Protocol):
     """Receives notices and progress."""
@@ -16,7 +19,11 @@ class Reporter(Protocol):
         """One line for the person running the command."""
 
     def progress(self, done: int, total: int | None, *, unit: str, detail: str = "") -> None:
-        """Work done so far and in all (None where unknown), in `unit` ("bytes", "documents", "steps")."""
+        """Work done so far and in all (None where unknown), in `unit` ("bytes", "documents", "steps").
+
+        Speed and time left count from the start, or from a call whose detail is `GOING_ON`: what an earlier process did
+        says nothing about this one's speed.
+        """
 
 
 class _Silent:

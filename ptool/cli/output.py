@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptool.errors import PtoolError, UsageError
+from ptool.reporting import GOING_ON
 from ptool.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
@@ -158,11 +159,14 @@ class _Progress:
         self._bar: Any = None
         self._task: Any = None
         self._started = self._printed = self._drawn = time.monotonic()
+        self._base = (self._started, 0)
         self._state: tuple[int, int | None, str, str] | None = None
 
     def update(self, done: int, total: int | None, unit: str, detail: str) -> None:
         self._state = (done, total, unit, detail)
         now = time.monotonic()
+        if detail == GOING_ON:
+            self._base = (now, done)
         if self._terminal:
             if now - self._drawn > 0.1:
                 self._drawn = now
@@ -192,14 +196,17 @@ class _Progress:
         if self._state is None:
             return "nothing done yet"
         done, total, unit, detail = self._state
-        seconds = max(time.monotonic() - self._started, 1e-9)
+        since, before = self._base
+        seconds, new = max(time.monotonic() - since, 1e-9), done - before
         show = format_bytes if unit == "bytes" else format_count
         text = show(done) + (f" of {show(total)}" if total else "")
         if unit != "bytes":
             text += f" {unit}"
-        text += f", {show(int(done / seconds))}/s"
-        if total and 0 < done < total:
-            text += f", {format_duration(seconds / done * (total - done))} left"
+        if new > 0 or not before:
+            rate = new / seconds
+            text += f", {show(int(rate)) if rate >= 10 or unit == 'bytes' else f'{rate:.2g}'}/s"
+        if total and new > 0 and done < total:
+            text += f", {format_duration(seconds / new * (total - done))} left"
         return f"{text}, {detail}" if detail else text
 
     def _draw(self) -> None:

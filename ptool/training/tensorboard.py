@@ -1,4 +1,5 @@
-"""TensorBoard curves beside metrics.jsonl: one event file per start, tags loss, lr, grad_norm, tokens_per_second.
+"""TensorBoard curves beside metrics.jsonl: one event file per start; loss, lr, grad_norm, tokens_per_second of every
+step, validation and layer statistics where they are taken.
 
 The JSON lines are the record; these files are for looking. They are flushed every few seconds, never fsynced, and keep
 what a rollback undid, which TensorBoard draws over by step. The writer is TensorBoard's own: torch's `SummaryWriter`
@@ -7,6 +8,7 @@ would add half a second to every start.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ FOLDER = "tensorboard"
 TAGS = ("loss", "lr", "grad_norm", "tokens_per_second")
 
 
+def values_of(record: StepRecord) -> dict[str, float]:
+    """The curves' values of a step."""
+    return {tag: getattr(record, tag) for tag in TAGS}
+
+
 class Curves:
     """Opens its file at the first step, so that importing TensorBoard delays nobody's start."""
 
@@ -25,7 +32,11 @@ class Curves:
         self._writer: Any = None
 
     def add(self, record: StepRecord) -> None:
-        """One point on every curve."""
+        """One point on the curve of each tag."""
+        self.add_values(record.step, values_of(record))
+
+    def add_values(self, step: int, values: Mapping[str, float]) -> None:
+        """One point on each of the curves named."""
         import time
 
         from tensorboard.compat.proto.event_pb2 import Event
@@ -35,9 +46,9 @@ class Curves:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
             self._writer = EventFileWriter(str(self._folder), flush_secs=10)
-        values = [Summary.Value(tag=tag, simple_value=getattr(record, tag)) for tag in TAGS]
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         with suppress(OSError):  # a full disk is the checkpoints' business; curves do not end a run
-            self._writer.add_event(Event(wall_time=time.time(), step=record.step, summary=Summary(value=values)))
+            self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
 
     def close(self) -> None:
         """Write what is left."""
