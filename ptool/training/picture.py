@@ -1,8 +1,9 @@
 """Runs as a picture: loss, learning rate, gradient norm and throughput, with what was undone, refused, and why.
 
 Reads only a run folder's JSON lines, of a run that is finished, dead or still going. One run: the accepted history is
-the line, steps that a kill or a rollback undid are drawn faint behind it, and decisions stand where they were taken.
-Several runs: one colour each in the same panels, their decisions as marks in that colour, no undone steps.
+the line, held-out losses are dashed, steps that a kill or a rollback undid are drawn faint behind it, and decisions
+stand where they were taken. Several runs: one colour each in the same panels, their decisions as marks in that colour,
+no undone steps.
 
 The same folders give the same bytes (with the same matplotlib): no date is written, SVG ids come from a fixed salt, and
 the user's own matplotlib settings do not count. A line of more than `MOST_POINTS` steps is drawn through the lowest and
@@ -23,11 +24,13 @@ from ptool.errors import InputError, UsageError
 from ptool.formats.artefacts import find_artefact
 from ptool.formats.atomic import write_bytes
 from ptool.training.history import ATTEMPTS, EVENTS, METRICS, Record, read_lines
+from ptool.training.series import VALIDATION, file_of
 
 Format = Literal["png", "svg"]
 Axis = Literal["step", "tokens"]
 
 MOST_POINTS = 4000  # of one line; a figure is 1,200 dots wide
+MOST_SOURCES = 6  # whose held-out losses are drawn apart
 _COLORS = ("tab:blue", "tab:red", "tab:green", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan")
 _PANELS = (
     ("loss", "loss (nats per token)", "linear"),
@@ -52,6 +55,8 @@ class RunHistory(NamedTuple):
     refused: list[Record]
     marks: list[tuple[str, int]]
     """(what, the step it was decided after), `what` being a key of the legend."""
+    validation: list[Record]
+    """The loss on held-out rows, in all and by source (validation.py)."""
 
 
 def read_run(run: Path) -> RunHistory:
@@ -66,6 +71,7 @@ def read_run(run: Path) -> RunHistory:
         undone=[record for record in attempts if "refused" not in record],
         refused=[record for record in attempts if "refused" in record],
         marks=[mark for event in read_lines(run / EVENTS) if (mark := _mark_of(event)) is not None],
+        validation=list(read_lines(run / file_of(VALIDATION))),
     )
 
 
@@ -124,6 +130,8 @@ def draw(runs: Sequence[RunHistory], *, format: Format = "png", x: Axis = "step"
                 label = "accepted steps" if len(runs) == 1 else _label(run, runs)
                 points = _thinned(_points(run.steps, column, x, positive=scale == "log"))
                 axes.plot(*zip(*points, strict=True), color=color, linewidth=1.4, label=label) if points else None
+                if column == "loss":
+                    _draw_validation(axes, run, x, alone=len(runs) == 1, color=color)
             _draw_marks(panels, run, x, alone=len(runs) == 1, color=color)
         for axes, (column, name, scale) in zip(panels, _PANELS, strict=True):
             axes.set_yscale(scale)
@@ -160,6 +168,26 @@ def _mark_of(event: Record) -> tuple[str, int] | None:
     if kind == "halt":
         return "stopped by the spike policy", event["step"]
     return None
+
+
+def _draw_validation(axes: Any, run: RunHistory, x: Axis, *, alone: bool, color: str) -> None:
+    """The held-out loss: dashed in the run's colour; for one run the sources too, where there are a few."""
+    points = _points(run.validation, "loss", x)
+    if not points:
+        return
+    style = {"linestyle": "--", "linewidth": 1.2, "marker": "o", "markersize": 3}
+    axes.plot(
+        *zip(*points, strict=True), color="black" if alone else color, label="held out" if alone else None, **style
+    )
+    names = sorted({name for record in run.validation for name in record["sources"]})
+    if not alone or not 1 < len(names) <= MOST_SOURCES:
+        return
+    for number, name in enumerate(names):
+        of_source = [
+            (record[x], record["sources"][name]["loss"]) for record in run.validation if name in record["sources"]
+        ]
+        hue = _COLORS[(number + 2) % len(_COLORS)]
+        axes.plot(*zip(*of_source, strict=True), color=hue, linewidth=0.9, linestyle="--", label=f"held out: {name}")
 
 
 def _draw_behind(axes: Any, run: RunHistory, column: str, x: Axis) -> None:
@@ -206,7 +234,7 @@ def _draw_marks(panels: Sequence[Any], run: RunHistory, x: Axis, *, alone: bool,
 
 def _fit_to_accepted(axes: Any, runs: Sequence[RunHistory]) -> None:
     """Let no refused or undone step push the accepted curve into a corner; what is above stays at the upper edge."""
-    losses = [y for run in runs for _, y in _points(run.steps, "loss", "step")]
+    losses = [y for run in runs for _, y in _points([*run.steps, *run.validation], "loss", "step")]
     if losses:
         low, high = min(losses), max(losses)
         margin = 0.08 * (high - low) or 0.1

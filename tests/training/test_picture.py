@@ -55,6 +55,18 @@ def test_one_run_shows_what_was_undone_refused_skipped_rolled_back_and_resumed(t
     assert not any("spike" in word or "undone" in word for word in clean)
 
 
+def test_held_out_losses_are_drawn_in_all_and_by_source(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    of_source = {"books": {"loss": 3.0, "num_targets": 5}, "web": {"loss": 4.0, "num_targets": 5}}
+    lines = [{"step": step, "tokens": step * 256, "loss": 3.5, "sources": of_source} for step in (20, 40, 60)]
+    (run / "validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = words(picture.draw([picture.read_run(run)], format="svg"))
+    assert {"held out", "held out: books", "held out: web"} <= set(shown)
+    other = make_run(tmp_path / "b")
+    both = words(picture.draw([picture.read_run(run), picture.read_run(other)], format="svg"))
+    assert not any("held out" in word for word in both), "dashed in the run's own colour, which has a label already"
+
+
 def test_a_refused_loss_does_not_push_the_accepted_curve_into_a_corner(tmp_path: Path) -> None:
     shown = words(picture.draw([picture.read_run(make_run(tmp_path / "a", spike=True))], format="svg"))
     assert "800" not in shown  # a tick that an axis up to 900 would have
