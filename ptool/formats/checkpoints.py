@@ -3,7 +3,7 @@
 A checkpoint is an artefact like the others: its manifest (stage `checkpoint`) was written before the folder got its
 name, lists every file with its sha256, and holds the model's shape in `config["model"]` and the trainer's position in
 `details`. A folder that does not verify is stepped over, with a word about it. Verifying costs one read of the files.
-Torch-free; the weights are read with `models/weights.py`.
+The weights lie in as many safetensors files as ranks wrote them, and are read with `models/weights.py`. Torch-free.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from ptool.reporting import SILENT, Reporter
 
 FOLDER = "checkpoints"
 STAGE = "checkpoint"
-WEIGHTS = "weights.pt"
+WEIGHTS, MOMENTS = "weights", "moments"
+KINDS = (WEIGHTS, MOMENTS)
+"""What a rank writes one file of each: fp32 weights by name, and the optimiser's state by name."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,14 +34,26 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest
 
     @property
-    def weights(self) -> Path:
-        """The whole model's fp32 weights by name."""
-        return self.path / WEIGHTS
+    def weights(self) -> list[Path]:
+        """The files that together hold the whole model's fp32 weights by name."""
+        return self.shares(WEIGHTS)
+
+    def shares(self, kind: str) -> list[Path]:
+        """The files of one kind, by rank. Raises DamagedInput where the manifest lists none."""
+        names = [entry.path for entry in self.manifest.files if entry.path.partition("_")[0].partition(".")[0] == kind]
+        if not names:
+            raise DamagedInput(f"the checkpoint holds no {kind}", where=str(self.path))
+        return [self.path / name for name in sorted(names)]
 
 
 def name_of(step: int) -> str:
     """The folder name of a step's checkpoint."""
     return f"step_{step:08d}"
+
+
+def share_name(kind: str, rank: int) -> str:
+    """The name of the file of one kind that a rank writes."""
+    return f"{kind}_{rank:05d}.safetensors"
 
 
 def steps_of(run: Path) -> list[int]:
@@ -56,6 +70,13 @@ def open_checkpoint(run: Path, step: int) -> Checkpoint:
     if details.get("step") != step or not isinstance(details.get("tokens"), int):
         raise DamagedInput(f"the manifest is of step {details.get('step')}", where=str(path))
     return Checkpoint(path=path, step=step, tokens=details["tokens"], manifest=manifest)
+
+
+def weights_of(run: Path, step: int) -> list[Path]:
+    """The files of the weights of one step; nothing is verified but that the manifest lists them."""
+    path = run / FOLDER / name_of(step)
+    manifest = open_artefact(path, stage=STAGE)
+    return Checkpoint(path=path, step=step, tokens=manifest.num_tokens or 0, manifest=manifest).weights
 
 
 def verified(run: Path, *, at_most: int | None = None, reporter: Reporter = SILENT) -> Iterator[Checkpoint]:
@@ -87,9 +108,9 @@ def checkpoint_at(run: Path, step: int | None, *, reporter: Reporter = SILENT) -
     return open_checkpoint(run, step)
 
 
-def bytes_per_parameter(zero: int) -> int:
-    """Bytes of a checkpoint per parameter in fp32: DeepSpeed's weights, two moments, masters, and weights.pt.
+def bytes_per_parameter(state_numbers: float = 2) -> float:
+    """Bytes of a checkpoint per parameter: its fp32 weight, and what the optimiser keeps for it (AdamW: 2 numbers).
 
-    Stages 1 and 2 store the weights twice (module and flat fp32 partitions); measured on 0.19.8.
+    The same for every ZeRO stage, number of ranks and precision: each number is written once.
     """
-    return {0: 16, 1: 20, 2: 20, 3: 16}[zero]
+    return 4 + 4 * state_numbers

@@ -13,9 +13,11 @@ trusts no number: the library checks every offset against the file, and what is 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -46,12 +48,12 @@ class Sink(Protocol):
 
 
 class Part(NamedTuple):
-    """Where some elements of a flattened tensor lie: `length` of them from `start` on, under `key` in a file."""
+    """Where some elements of a flattened tensor lie: `length` of them from `start` on; `read` maps them."""
 
     start: int
     length: int
-    path: Path
-    key: str
+    origin: str
+    read: Callable[[], Tensor]
 
 
 def key_of(name: str, start: int | None = None) -> str:
@@ -79,29 +81,26 @@ def write_tensors(sink: Sink, tensors: Mapping[str, Tensor]) -> None:
 
 
 class Tensors:
-    """The tensors of one set of files, found by name, in any stretch."""
+    """The tensors of one set of files, or of a mapping with the same keys, found by name, in any stretch."""
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, source: Iterable[Path] | Mapping[str, Tensor]) -> None:
         """Raises InputError for what is no safetensors file, DamagedInput for one that is cut or changed."""
-        self._files: dict[Path, Any] = {}
         self._parts: dict[str, list[Part]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        if isinstance(source, Mapping):
+            for key, tensor in source.items():
+                self._add(key, tuple(tensor.shape), "memory", partial(_itself, tensor))
+            paths: list[Path] = []
+        else:
+            paths = list(source)
         for path in paths:
-            self._files[path] = opened = _open(path)
+            opened = _open(path)
             for key in opened.keys():  # noqa: SIM118 (no mapping)
-                name, at, start = key.partition("@")
-                found = opened.get_slice(key)
-                shape = tuple(found.get_shape())
-                if at and not (start.isdecimal() and len(shape) == 1):
-                    raise DamagedInput(f"{key} is no part of a tensor", where=str(path))
-                length = 1
-                for size in shape:
-                    length *= size
-                self._parts.setdefault(name, []).append(Part(int(start or 0), length, path, key))
-                if not at:
-                    self._shapes[name] = shape
+                shape = tuple(opened.get_slice(key).get_shape())
+                self._add(key, shape, str(path), partial(opened.get_tensor, key))
+        self._origins = ", ".join(map(str, paths)) or "memory"
         for parts in self._parts.values():
-            parts.sort()
+            parts.sort(key=lambda part: part.start)
 
     @property
     def names(self) -> set[str]:
@@ -118,15 +117,14 @@ class Tensors:
 
     def dtype(self, name: str) -> torch.dtype:
         """The kind of number a tensor is made of."""
-        part = self._parts[name][0]
-        dtype: torch.dtype = self._files[part.path].get_tensor(part.key).dtype
-        return dtype
+        return self._parts[name][0].read().dtype
 
     def whole(self, name: str) -> Tensor:
         """A tensor that lies whole in one file, in its shape; a view of the mapped file."""
-        part = self._only(name)
-        tensor: Tensor = self._files[part.path].get_tensor(part.key)
-        return tensor
+        parts = self._parts.get(name, [])
+        if len(parts) != 1 or name not in self._shapes:
+            raise DamagedInput(f"{name} is not there once and whole", where=self._origins)
+        return parts[0].read()
 
     def fill(self, name: str, start: int, target: Tensor) -> None:
         """Copy the elements from `start` on into the flat tensor `target`.
@@ -138,21 +136,26 @@ class Tensors:
         stretches = [(max(start, part.start), min(end, part.start + part.length)) for part in parts]
         edges = [start, *(edge for first, last in stretches if first < last for edge in (first, last)), end]
         if target.numel() and any(a != b for a, b in zip(edges[::2], edges[1::2], strict=True)):
-            files = ", ".join(map(str, self._files))
-            raise DamagedInput(f"elements of {name} are missing or doubled", where=files)
+            raise DamagedInput(f"elements of {name} are missing or doubled", where=self._origins)
         for part, (first, last) in zip(parts, stretches, strict=True):
             if first >= last:
                 continue
-            source: Tensor = self._files[part.path].get_tensor(part.key).view(-1)
+            source = part.read().view(-1)
             if source.dtype != target.dtype:
-                raise DamagedInput(f"{name} holds {source.dtype}, not {target.dtype}", where=str(part.path))
+                raise DamagedInput(f"{name} holds {source.dtype}, not {target.dtype}", where=part.origin)
             target[first - start : last - start].copy_(source[first - part.start : last - part.start])
 
-    def _only(self, name: str) -> Part:
-        parts = self._parts.get(name, [])
-        if len(parts) != 1 or name not in self._shapes:
-            raise DamagedInput(f"{name} is not there once and whole", where=", ".join(p.name for p in self._files))
-        return parts[0]
+    def _add(self, key: str, shape: tuple[int, ...], origin: str, read: Callable[[], Tensor]) -> None:
+        name, at, start = key.partition("@")
+        if at and not (start.isdecimal() and len(shape) == 1):
+            raise DamagedInput(f"{key} is no part of a tensor", where=origin)
+        self._parts.setdefault(name, []).append(Part(int(start or 0), math.prod(shape), origin, read))
+        if not at:
+            self._shapes[name] = shape
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _open(path: Path) -> Any:

@@ -1,20 +1,21 @@
 """Writing, finding and clearing checkpoints, so that a kill at any moment leaves the last good one.
 
-    step_00000500.tmp/   every rank writes its files, brings them to the disk and digests what it wrote
-                         the digests are gathered; if any rank failed, the folder is removed and the run stops
+    step_00000500.tmp/   every rank writes its files, brings them to the disk and digests what it writes
+                         the digests are gathered; if any rank failed, the folder is removed
                          manifest.json, fsync
     step_00000500/       rename, fsync of the parent: from here on it exists
-    latest               its name, for people; no reader of ours trusts it
-                         only now are older ones removed, by renaming first
+    latest, best         names, for people; no reader of ours trusts them
+                         only now are older ones removed, by renaming first (rotation.py says which)
 
-Kept are the newest `keep_last` and, while the run lasts, the newest that a rollback could go back to. Cost per save:
-16 to 20 bytes per parameter, one read for the digests, one fsync per file.
+A checkpoint holds `weights_RRRRR.safetensors` (the fp32 masters, which are the weights), `moments_RRRRR.safetensors`
+(the optimiser's state), `random_RRRRR.json` (generators) of every rank R, and in its manifest the position, the loss
+scale, the configuration and the versions. Nothing in it is a pickle, nothing is written twice: 12 bytes a parameter
+with AdamW. Any number of ranks at any ZeRO stage can go on from it (engine_state.py); the same ones to the bit.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,19 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import torch
 
-from ptool.errors import DamagedInput, OutputError
+from ptool.errors import DamagedInput, OutputError, PtoolError
 from ptool.formats import checkpoints as folders
-from ptool.formats.artefacts import list_files
+from ptool.formats.artefacts import MANIFEST, DigestingFile, list_files, read_folder_manifest
 from ptool.formats.atomic import describing_os_errors, sync_folder, write_bytes
 from ptool.formats.checkpoints import Checkpoint
 from ptool.formats.manifests import FileEntry, encode_manifest, new_manifest
-from ptool.models.weights import save_weights
+from ptool.models.tensor_files import Tensors, write_tensors
+from ptool.training import random_state, rotation
 from ptool.training.config import RunConfig, as_tables
-from ptool.training.engine import ENGINE_FOLDER, Engine, read_tensors
+from ptool.training.engine import Engine
 from ptool.training.ranks import Ranks
+from ptool.training.rotation import Saved
+from ptool.training.snapshots import Buffers, Snapshot
 from ptool.training.spikes import Window
 
 _TRASH = ".trash_"
@@ -44,7 +46,8 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     """Where a run stands, apart from weights and moments: what a checkpoint's manifest holds in `details`.
 
     `cursor` is the next sample, `decisions` how many decisions of the ledger were known, `probe_loss` the loss on a
-    fixed batch: loading must give it again.
+    fixed batch: loading must give it again. `scheduled`: saved because of its step; only then will a rollback go to it,
+    since the clock is not the same in two equal runs. `validation_loss` was measured at this very step, or is None.
     """
 
     step: int
@@ -58,21 +61,76 @@ class Position(msgspec.Struct, frozen=True, kw_only=True):
     world_size: int
     zero: int
     versions: dict[str, str]
+    epoch: int = 0
+    phase: int = 0
+    scheduled: bool = True
+    validation_loss: float | None = None
+
+
+def temporary_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step is written."""
+    return run / folders.FOLDER / f"{folders.name_of(step)}.tmp"
+
+
+def begin(temporary: Path) -> None:
+    """Make the empty folder; on rank 0."""
+    with describing_os_errors(temporary):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
+
+def write_share(temporary: Path, snapshot: Snapshot, rank: int) -> list[FileEntry]:
+    """Write one rank's files and bring them to the disk. Raises OutputError."""
+    entries = []
+    for kind, tensors in snapshot.tensors.items():
+        name = folders.share_name(kind, rank)
+        with describing_os_errors(temporary / name), (temporary / name).open("wb", buffering=0) as file:
+            sink = DigestingFile(file)
+            try:
+                write_tensors(sink, tensors)
+            finally:
+                digest, size = sink.finish()
+            os.fsync(file.fileno())
+        entries.append(FileEntry(path=name, size=size, digest=digest))
+    name = _random_name(rank)
+    write_bytes(temporary / name, snapshot.random)
+    return [*entries, *list_files(temporary, [name])]
+
+
+def publish(run: Path, snapshot: Snapshot, config: RunConfig, entries: Iterable[FileEntry]) -> None:
+    """Give the folder its manifest and its name: all ranks have written. On rank 0; raises OutputError."""
+    position = snapshot.position
+    temporary = temporary_of(run, position.step)
+    final = temporary.with_name(folders.name_of(position.step))
+    manifest = new_manifest(
+        folders.STAGE,
+        as_tables(config),
+        num_tokens=position.tokens,
+        details={**msgspec.to_builtins(position), "engine": snapshot.extra},
+        files=sorted(entries, key=lambda entry: entry.path),
+    )
+    with describing_os_errors(final):
+        write_bytes(temporary / MANIFEST, encode_manifest(manifest) + b"\n")
+        sync_folder(temporary)
+        if final.exists():  # an older one of the same step that did not verify
+            shutil.rmtree(final)
+        temporary.rename(final)
+        sync_folder(final.parent)
+        write_bytes(final.parent / "latest", f"{final.name}\n".encode())
 
 
 def save(run: Path, position: Position, config: RunConfig, engine: Engine, ranks: Ranks) -> None:
-    """Write and publish the checkpoint of `position`; collective.
+    """Write and publish the checkpoint of `position` while the training waits; collective.
 
     Raises OutputError on every rank, with nothing left behind, when it cannot be written anywhere.
     """
-    final = run / folders.FOLDER / folders.name_of(position.step)
-    temporary = final.with_name(final.name + ".tmp")
+    temporary = temporary_of(run, position.step)
+    snapshot = Snapshot(position, engine, Buffers())
     try:
-        ranks.together(lambda: _begin(temporary, ranks))
-        engine.save(temporary)
-        weights = engine.weights()
-        entries = ranks.gather(ranks.together(lambda: _write_own(temporary, weights, config, engine, ranks)))
-        ranks.together(lambda: _publish(temporary, final, position, config, entries) if ranks.is_first else None)
+        ranks.together(lambda: begin(temporary) if ranks.is_first else None)
+        shares = ranks.gather(ranks.together(lambda: write_share(temporary, snapshot, ranks.rank)))
+        entries = [msgspec.convert(entry, FileEntry) for share in shares for entry in share]
+        ranks.together(lambda: publish(run, snapshot, config, entries) if ranks.is_first else None)
     except OutputError:
         if ranks.is_first:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -80,16 +138,31 @@ def save(run: Path, position: Position, config: RunConfig, engine: Engine, ranks
 
 
 def load(checkpoint: Checkpoint, engine: Engine, ranks: Ranks) -> Position:
-    """Put weights, moments and random numbers back; collective. Raises DamagedInput for a folder that does not fit."""
+    """Put weights, moments, loss scale and random numbers back; collective.
+
+    The checkpoint may come from another number of ranks or ZeRO stage. Raises DamagedInput for a folder that does not
+    fit, InputError for one of another model.
+    """
     position = position_of(checkpoint)
-    if (position.world_size, position.zero) != (ranks.size, engine.spec.zero):
-        message = f"it was written by {position.world_size} ranks at ZeRO {position.zero}, not {ranks.size} at "
-        raise DamagedInput(f"{message}{engine.spec.zero}", where=str(checkpoint.path))
-    for path in sorted((checkpoint.path / ENGINE_FOLDER).iterdir()):
-        if path.name not in {Path(entry.path).name for entry in checkpoint.manifest.files}:
-            raise DamagedInput("the manifest does not know this file", where=str(path))
-    engine.load(checkpoint.path)
-    _restore_random_state(read_tensors(checkpoint.path / _random_file(ranks.rank)))
+    same_layout = (position.world_size, position.zero) == (ranks.size, engine.spec.zero)
+
+    def read() -> None:
+        weights, moments = (Tensors(checkpoint.shares(kind)) for kind in folders.KINDS)
+        try:
+            engine.state.read(weights, moments, same_layout=same_layout)
+        except PtoolError as error:
+            error.where = error.where or str(checkpoint.path)
+            raise
+
+    ranks.together(read)
+    engine.state.make_weights()
+    engine.restore_extra_state(checkpoint.manifest.details.get("engine", {}))
+    own = checkpoint.path / _random_name(ranks.rank)
+    if any(entry.path == own.name for entry in checkpoint.manifest.files):
+        try:
+            random_state.restore(own.read_bytes())
+        except (msgspec.DecodeError, ValueError, RuntimeError) as error:
+            raise DamagedInput(f"not the state of random generators: {error}", where=str(own)) from error
     return position
 
 
@@ -101,14 +174,27 @@ def position_of(checkpoint: Checkpoint) -> Position:
         raise DamagedInput(f"not a position of a run: {error}", where=str(checkpoint.path)) from error
 
 
-def rotate(run: Path, *, keep_last: int, back_off: int | None) -> None:
-    """Remove all but the newest `keep_last` and, with `back_off`, the newest at least that many steps older."""
-    steps = folders.steps_of(run)
-    keep = set(steps[-keep_last:])
-    if back_off is not None and steps:
-        anchors = [step for step in steps if step <= steps[-1] - back_off] or steps[:1]
-        keep.add(anchors[-1])
-    remove(run, set(steps) - keep)
+def present(run: Path) -> list[Saved]:
+    """The published checkpoints, rising, by what their manifests say; nothing is verified."""
+    found = []
+    for step in folders.steps_of(run):
+        details: dict[str, Any] = {}
+        with suppress(PtoolError):
+            manifest = read_folder_manifest(run / folders.FOLDER / folders.name_of(step))
+            details = {} if manifest is None else manifest.details
+        known = {name: details[name] for name in Saved.__struct_fields__ if name in details}
+        found.append(msgspec.convert({**known, "step": step}, Saved))
+    return found
+
+
+def rotate(run: Path, *, keep_last: int, back_off: int | None, keep_every: int = 0) -> None:
+    """Remove all checkpoints but those that `rotation.kept` names, and write down which is the best."""
+    there = present(run)
+    keep = rotation.kept(there, keep_last=keep_last, back_off=back_off, keep_every=keep_every)
+    best = rotation.best(there)
+    if best is not None:
+        write_bytes(run / folders.FOLDER / "best", f"{folders.name_of(best.step)}\n".encode())
+    remove(run, {saved.step for saved in there} - keep)
 
 
 def remove(run: Path, steps: Iterable[int]) -> None:
@@ -132,76 +218,5 @@ def clear_leftovers(run: Path) -> None:
             shutil.rmtree(path)
 
 
-def _begin(temporary: Path, ranks: Ranks) -> None:
-    if ranks.is_first:
-        with describing_os_errors(temporary):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-
-
-def _write_own(
-    temporary: Path, weights: dict[str, torch.Tensor] | None, config: RunConfig, engine: Engine, ranks: Ranks
-) -> list[FileEntry]:
-    engine.raise_save_error()
-    names = [str(Path(path).relative_to(temporary)) for path in engine.files_written]
-    if weights is not None:
-        save_weights(temporary / folders.WEIGHTS, weights, config.model_config)
-        names.append(folders.WEIGHTS)
-    with describing_os_errors(temporary):
-        random_file = _random_file(ranks.rank)
-        with (temporary / random_file).open("wb") as file:
-            torch.save(_random_state(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        names.append(random_file)
-        return list_files(temporary, names)
-
-
-def _publish(
-    temporary: Path, final: Path, position: Position, config: RunConfig, entries: list[list[dict[str, Any]]]
-) -> None:
-    files = [msgspec.convert(entry, FileEntry) for part in entries for entry in part]
-    manifest = new_manifest(
-        folders.STAGE,
-        as_tables(config),
-        num_tokens=position.tokens,
-        details=msgspec.to_builtins(position),
-        files=sorted(files, key=lambda entry: entry.path),
-    )
-    with describing_os_errors(final):
-        write_bytes(temporary / "manifest.json", encode_manifest(manifest) + b"\n")
-        sync_folder(temporary / ENGINE_FOLDER)
-        sync_folder(temporary)
-        if final.exists():  # an older one of the same step that did not verify
-            shutil.rmtree(final)
-        temporary.rename(final)
-        sync_folder(final.parent)
-        write_bytes(final.parent / "latest", f"{final.name}\n".encode())
-
-
-def _random_file(rank: int) -> str:
-    return f"random_{rank:05d}.pt"
-
-
-def _random_state() -> dict[str, Any]:
-    version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (whoever uses it)
-    state: dict[str, Any] = {
-        "torch": torch.get_rng_state(),
-        "python": [version, list(numbers), gauss],
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached],
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _restore_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    legacy = (kind, keys.numpy().astype(np.uint32), position, has_gauss, cached)
-    np.random.set_state(legacy)  # noqa: NPY002
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+def _random_name(rank: int) -> str:
+    return f"random_{rank:05d}.json"

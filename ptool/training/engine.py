@@ -8,8 +8,8 @@ What is done differently from its defaults, and why (each was found by running i
   default of 5e8 that is 2 GB a rank.
 - The optimiser is ours (optimizer.py); no DeepSpeed optimiser, scheduler, clipping or loss scaler takes part, because
   its counters count skipped steps too and its scheduler does not.
-- Checkpoints: no `latest` file of its own (it is written before the other ranks are done), no recovery script (it
-  unpickles freely), and every file is read with `weights_only=True` and the three classes stages 1-3 need.
+- Its checkpoints are not used: they are pickles, hold weights twice, know only their own number of ranks and stage,
+  and name themselves the latest before the other ranks are done. engine_state.py reads and fills what it holds.
 - bf16 and fp16 accumulate gradients in fp32 at stages 1-3; stage 0 does not implement that, so it runs under autocast.
 - Which micro-batch is a step's last is said by the caller, not counted, so accumulation may change between steps.
 - fp16 is scaled by scaling.py: DeepSpeed's scaler counts what it drops as steps, and tells nobody.
@@ -25,23 +25,18 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import msgspec
 import torch
 
-from ptool.errors import DamagedInput, OutputError
-from ptool.formats.atomic import describing_os_errors
 from ptool.models.decoder import Decoder
 from ptool.models.mup import learning_rate_factor
 from ptool.optimizers.building import constructor_arguments, optimizer_class
 from ptool.optimizers.groups import parameter_groups
+from ptool.training.engine_state import EngineState
 from ptool.training.optimizer import Gate, gated
 from ptool.training.scaling import LossScale
-
-ENGINE_FOLDER = "engine"
-"""Where DeepSpeed's files lie inside a checkpoint."""
 
 MAX_BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's own default: no larger than that on big models
 MIN_BUCKET_ELEMENTS = 1_000  # a model of a few parameters still needs a bucket
@@ -106,7 +101,7 @@ def _import_muon_uncompiled() -> None:
 
 
 class Engine:
-    """A model under ZeRO: accumulate gradients, ask a gate, update, save, load.
+    """A model under ZeRO: accumulate gradients, ask a gate, update; `state` is what a checkpoint holds.
 
     All methods are collective: every rank calls them in the same order.
     """
@@ -132,9 +127,7 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device), optimizer=self.optimizer, config=_deepspeed_config(spec, num_parameters)
         )
-        self._files = _make_checkpoint_engine()
-        self._engine.checkpoint_engine = self._files
-        self._engine._copy_recovery_script = lambda *_: None
+        self.state = EngineState(self._engine, self.optimizer, spec.zero)
         self._engine.torch_autocast_z0_gradscaler = None  # scaling.py does it, under autocast too
         if spec.zero > 0:
             zero = self._engine.optimizer
@@ -246,34 +239,6 @@ class Engine:
                 gathered[name] = value.detach().to("cpu", torch.float32).clone()
         return gathered if is_writer else None
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's share of weights and moments below `folder`.
-
-        A write that fails is kept for `raise_save_error`: raised here, it would leave the other ranks waiting.
-        """
-        self._files.written.clear()
-        self._files.error = None
-        self._engine.save_checkpoint(str(folder), tag=ENGINE_FOLDER, save_latest=False)
-
-    @property
-    def files_written(self) -> list[str]:
-        """What this rank wrote in the last `save`."""
-        return list(self._files.written)
-
-    def raise_save_error(self) -> None:
-        """Raise the OutputError of the last `save`, if it failed on this rank."""
-        if self._files.error is not None:
-            raise self._files.error
-
-    def load(self, folder: Path) -> None:
-        """Put back what `save` wrote, also into a running engine.
-
-        Raises DamagedInput for files that hold more than tensors and plain values.
-        """
-        path, _ = self._engine.load_checkpoint(str(folder), tag=ENGINE_FOLDER)
-        if path is None:
-            raise DamagedInput("DeepSpeed found no checkpoint there", where=str(folder))
-
 
 def _deepspeed_config(spec: EngineSpec, num_parameters: int) -> dict[str, Any]:
     bucket = max(MIN_BUCKET_ELEMENTS, min(num_parameters, MAX_BUCKET_ELEMENTS))
@@ -307,70 +272,6 @@ def _deepspeed_config(spec: EngineSpec, num_parameters: int) -> dict[str, Any]:
 
 
 _AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
-
-
-def allowed_classes() -> list[type]:
-    """The only classes a checkpoint file may name: what DeepSpeed 0.19 stages 1-3 write."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    return [LossScaler, ZeroStageEnum, fragment_address]
-
-
-def read_tensors(path: Path | str, map_location: Any = "cpu") -> Any:
-    """`torch.load` that runs no code: tensors, plain values and the allowed classes, else DamagedInput."""
-    import pickle
-
-    with torch.serialization.safe_globals(allowed_classes()):
-        try:
-            return torch.load(path, map_location=map_location, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            first_line = str(error).strip().split("\n")[0]
-            raise DamagedInput(f"refused: {first_line}", where=str(path)) from error
-
-
-def _make_checkpoint_engine() -> Any:
-    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import CheckpointEngine
-
-    class SafeCheckpointEngine(CheckpointEngine):
-        """Reads without unpickling; brings what it wrote to the disk before it returns."""
-
-        def __init__(self) -> None:
-            super().__init__(None)
-            self.written: list[str] = []
-            self.error: OutputError | None = None
-
-        def create(self, info: object) -> None:
-            pass
-
-        def save(self, state_dict: dict[str, Any], path: str) -> None:
-            try:
-                with describing_os_errors(Path(path)), open(path, "wb") as file:
-                    _write(state_dict, file)
-            except OutputError as error:
-                self.error = error
-            else:
-                self.written.append(path)
-
-        def load(self, path: str, map_location: Any = None) -> Any:
-            return read_tensors(path, map_location)
-
-        def commit(self, info: object) -> bool:
-            return True
-
-    return SafeCheckpointEngine()
-
-
-def _write(state: dict[str, Any], file: BinaryIO) -> None:
-    try:
-        torch.save(state, file)
-    except RuntimeError as error:  # torch's writer covers a failed write with an error of its own
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def stop() -> None:

@@ -17,7 +17,7 @@ This file knows the attributes in which DeepSpeed 0.19 keeps all that, and does 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -25,10 +25,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ptool.errors import InputError
+from ptool.formats.checkpoints import KINDS, MOMENTS, WEIGHTS
 from ptool.models.tensor_files import Tensors, key_of
-
-WEIGHTS, MOMENTS = "weights", "moments"
-"""The two kinds of files: fp32 masters by parameter, and the optimiser's state as `<name of the state>/<parameter>`."""
 
 
 class Stretch(NamedTuple):
@@ -72,7 +70,8 @@ class EngineState:
         self._partitions = list(self._whole(names) if zero == 0 else self._cut(names))
         count = range(len(self._partitions))
         largest_first = sorted(count, key=lambda number: (-self._partitions[number].master.numel(), number))
-        self._mine = set(largest_first[self._rank :: self._ranks] if zero == 0 else count)
+        self._owner = {number: place % self._ranks for place, number in enumerate(largest_first)}
+        self._mine = {number for number in count if zero > 0 or self._owner[number] == self._rank}
 
     def held(self) -> dict[str, dict[str, Tensor]]:
         """What this rank writes: for each kind of file, tensors by key; views of the live ones where they can be.
@@ -89,24 +88,63 @@ class EngineState:
             state = self._optimizer.state.get(partition.master, {})
             for kind, value in state.items():
                 moments.update(self._held_state(number, partition, kind, value))
-        return {WEIGHTS: weights, MOMENTS: moments}
+        return dict(zip(KINDS, (weights, moments), strict=True))
 
-    def fill(self, weights: Tensors, moments: Tensors, *, same_layout: bool) -> None:
-        """Put back what all ranks together wrote; collective, since low-precision weights are made again.
+    def read(self, weights: Tensors, moments: Tensors, *, same_layout: bool) -> None:
+        """Take this rank's share of what all ranks together wrote; `make_weights` follows, when every rank has it.
 
         `same_layout`: it was written at this stage by as many ranks. Raises DamagedInput where something is missing,
         InputError where it is of another model or cannot be cut anew.
         """
         self._check_names(weights)
+        self._read_some(range(len(self._partitions)), weights, moments, same_layout=same_layout)
+
+    def put_back(self, held: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take back copies of what `held` gave on this engine; collective: at stage 0 the ranks tell one another."""
+        weights, moments = Tensors(held[WEIGHTS]), Tensors(held[MOMENTS])
+        self._read_some(sorted(self._mine), weights, moments, same_layout=True)
+        if self._zero == 0 and self._ranks > 1:
+            for number, partition in enumerate(self._partitions):
+                self._broadcast(partition, owner=self._owner[number])
+        self.make_weights()
+
+    @torch.no_grad()
+    def make_weights(self) -> None:
+        """Make the weights of the forward pass from the masters; collective."""
+        wrapper = self._wrapper
+        if self._zero == 3:
+            for number, flat in enumerate(wrapper.fp16_partitioned_groups_flat):
+                flat.data.copy_(wrapper.fp32_partitioned_groups_flat[number].data)
+                wrapper._unflatten_partitioned_parameters(number)
+            wrapper.checkpoint_event_epilogue()
+        elif self._zero > 0:
+            wrapper.update_lp_params()
+
+    def _read_some(self, numbers: Iterable[int], weights: Tensors, moments: Tensors, *, same_layout: bool) -> None:
         kinds = {name.partition("/")[0] for name in moments.names}
         if self._zero == 3:
             self._wrapper.checkpoint_event_prologue()
         with torch.no_grad():
-            for number, partition in enumerate(self._partitions):
+            for number in numbers:
+                partition = self._partitions[number]
                 for stretch in partition.stretches:
                     _fill(weights, stretch.name, stretch.start, partition.flat(partition.master, stretch))
-                self._fill_state(number, partition, moments, kinds, same_layout=same_layout)
-            self._make_weights()
+                self._read_state(number, partition, moments, kinds, same_layout=same_layout)
+
+    def _broadcast(self, partition: Partition, owner: int) -> None:
+        """A whole parameter and its state, from the rank that kept them."""
+        state = self._optimizer.state.get(partition.master, {})
+        device = partition.master.device
+        with torch.no_grad():
+            dist.broadcast(partition.master.detach(), src=owner)
+            for kind in sorted(state):
+                value = state[kind]
+                sent = value.detach().to(device) if isinstance(value, Tensor) else torch.tensor(value, device=device)
+                dist.broadcast(sent, src=owner)
+                if not isinstance(value, Tensor):
+                    state[kind] = sent.item()
+                elif value.device != device:
+                    value.copy_(sent)
 
     def _whole(self, names: Mapping[int, str]) -> Iterator[Partition]:
         for group in self._optimizer.param_groups:
@@ -155,7 +193,7 @@ class EngineState:
         else:
             yield f"{kind}/{_own_name(number, self._rank)}", value
 
-    def _fill_state(
+    def _read_state(
         self, number: int, partition: Partition, moments: Tensors, kinds: set[str], *, same_layout: bool
     ) -> None:
         state = self._optimizer.state[partition.master]
@@ -195,17 +233,6 @@ class EngineState:
             return found[0].item()
         device = partition.master.device if partition.fused else torch.device("cpu")
         return found[0].clone().to(old.device if isinstance(old, Tensor) else device)
-
-    def _make_weights(self) -> None:
-        """The weights of the forward pass, from the masters."""
-        wrapper = self._wrapper
-        if self._zero == 3:
-            for number, flat in enumerate(wrapper.fp16_partitioned_groups_flat):
-                flat.data.copy_(wrapper.fp32_partitioned_groups_flat[number].data)
-                wrapper._unflatten_partitioned_parameters(number)
-            wrapper.checkpoint_event_epilogue()
-        elif self._zero > 0:
-            wrapper.update_lp_params()
 
     def _check_names(self, weights: Tensors) -> None:
         missing, unknown = self._shapes.keys() - weights.names, weights.names - self._shapes.keys()

@@ -36,7 +36,7 @@ def finish(run: Path, config: RunConfig, dataset: PackedDataset) -> Manifest:
     listed in its own manifest; metrics hold times.
     """
     step = config.run.max_steps
-    names = [f"{folders.FOLDER}/{folders.name_of(step)}/{folders.WEIGHTS}"]
+    names = [str(path.relative_to(run)) for path in folders.weights_of(run, step)]
     if dataset.layout.tokenizer is not None:
         names.append(dataset.layout.tokenizer)
     manifest = new_manifest(

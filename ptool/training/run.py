@@ -311,7 +311,7 @@ def _plan(run: Path, config: RunConfig, standing: Standing, dataset: PackedDatas
         standing=standing,
         num_rows=dataset.train.num_rows,
         tokenizer=tokenizer,
-        checkpoint_bytes=folders.bytes_per_parameter(config.parallel.zero) * config.model_config.num_parameters(),
+        checkpoint_bytes=round(folders.bytes_per_parameter() * config.model_config.num_parameters()),
         free_bytes=shutil.disk_usage(existing).free,
     )
 

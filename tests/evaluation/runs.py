@@ -95,13 +95,13 @@ def make_run(folder: Path, *, eod: bool = True) -> SmallRun:
 def write_checkpoint(run: Path, step: int, decoder: Decoder, packed: PackedDataset, *, history: bool = True) -> Path:
     folder = run / "checkpoints" / f"step_{step:08d}"
     folder.mkdir(parents=True)
-    save_weights(folder / "weights.pt", decoder.state_dict(), decoder.config)
+    save_weights(folder / "weights_00000.safetensors", decoder.state_dict(), decoder.config)
     manifest = new_manifest(
         "checkpoint",
         {"model": decoder.config.as_table(), "data": {"packed": str(packed.folder), "fingerprint": packed.fingerprint}},
         num_tokens=step * 64,
         details={"step": step, "tokens": step * 64},
-        files=list_files(folder, ["weights.pt"]),
+        files=list_files(folder, ["weights_00000.safetensors"]),
         upstream=[packed.manifest] if history else [],
     )
     write_bytes(folder / "manifest.json", encode_manifest(manifest) + b"\n")

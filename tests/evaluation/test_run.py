@@ -120,7 +120,7 @@ def test_a_checkpoint_can_be_chosen_by_step(made):
 
 
 def test_a_damaged_newest_checkpoint_is_stepped_over(small):
-    weights = small.run / "checkpoints/step_00000010/weights.pt"
+    weights = small.run / "checkpoints/step_00000010/weights_00000.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     assert evaluate(small.run).step == 2
 
@@ -262,9 +262,11 @@ class Malice:
 
 def test_a_malicious_checkpoint_with_a_fitting_manifest_is_refused_and_nothing_runs(small, tmp_path):
     folder = small.run / "checkpoints/step_00000010"
-    torch.save({**small.decoder.state_dict(), "norm.weight": Malice(tmp_path / "ran")}, folder / "weights.pt")
+    torch.save(
+        {**small.decoder.state_dict(), "norm.weight": Malice(tmp_path / "ran")}, folder / "weights_00000.safetensors"
+    )
     manifest = read_folder_manifest(folder)
-    fitting = msgspec.structs.replace(manifest, files=list_files(folder, ["weights.pt"]))
+    fitting = msgspec.structs.replace(manifest, files=list_files(folder, ["weights_00000.safetensors"]))
     (folder / "manifest.json").write_bytes(encode_manifest(fitting))
     with pytest.raises(InputError, match="refused"):
         evaluate(small.run)

@@ -21,11 +21,11 @@ def main() -> None:
     import torch
     import torch.distributed as dist
 
+    from ptool.formats.checkpoints import MOMENTS, WEIGHTS
     from ptool.models.config import ModelConfig
     from ptool.models.decoder import Decoder
     from ptool.models.tensor_files import Tensors, write_tensors
     from ptool.training.engine import Engine, EngineSpec, start, stop
-    from ptool.training.engine_state import MOMENTS, WEIGHTS, EngineState
 
     torch.set_num_threads(1)
     start("cpu", 60)
@@ -40,7 +40,6 @@ def main() -> None:
         weight_decay=0.1,
     )
     engine = Engine(Decoder(shape, seed=asked.get("seed", 0)), spec)
-    state = EngineState(engine._engine, engine.optimizer, spec.zero)
 
     def step(number: int) -> float:
         generator = torch.Generator().manual_seed(number)
@@ -59,7 +58,7 @@ def main() -> None:
 
     def write(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
-        for kind, tensors in state.held().items():
+        for kind, tensors in engine.state.held().items():
             with (folder / f"{kind}_{rank:05d}.safetensors").open("wb") as file:
                 write_tensors(file, tensors)
         (folder / "layout.json").write_text(json.dumps([spec.zero, ranks]))
@@ -68,7 +67,8 @@ def main() -> None:
     def read(folder: Path) -> None:
         layout = json.loads((folder / "layout.json").read_text())
         found = {kind: Tensors(sorted(folder.glob(f"{kind}_*"))) for kind in (WEIGHTS, MOMENTS)}
-        state.fill(found[WEIGHTS], found[MOMENTS], same_layout=layout == [spec.zero, ranks])
+        engine.state.read(found[WEIGHTS], found[MOMENTS], same_layout=layout == [spec.zero, ranks])
+        engine.state.make_weights()
 
     losses: list[float] = []
     following = 1

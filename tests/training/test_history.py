@@ -127,12 +127,12 @@ class OneRank:
 def publish(run: Path, step: int, details: dict[str, object] | None = None) -> Path:
     folder = run / folders.FOLDER / folders.name_of(step)
     folder.mkdir(parents=True)
-    (folder / "weights.pt").write_bytes(b"weights of step %d" % step)
+    (folder / "weights_00000.safetensors").write_bytes(b"weights of step %d" % step)
     manifest = new_manifest(
         folders.STAGE,
         {},
         details=details or {"step": step, "tokens": step * 256},
-        files=list_files(folder, ["weights.pt"]),
+        files=list_files(folder, ["weights_00000.safetensors"]),
     )
     (folder / "manifest.json").write_bytes(encode_manifest(manifest))
     return folder
@@ -142,7 +142,7 @@ def test_the_newest_checkpoint_that_verifies_is_found_and_broken_ones_are_named(
     for step in (5, 10, 15, 20):
         publish(tmp_path, step)
     newest = tmp_path / folders.FOLDER / folders.name_of(20)
-    (newest / "weights.pt").write_bytes(b"WEIGHTS of step 20")
+    (newest / "weights_00000.safetensors").write_bytes(b"WEIGHTS of step 20")
     (tmp_path / folders.FOLDER / folders.name_of(15) / "manifest.json").unlink()
     (tmp_path / folders.FOLDER / "step_00000025.tmp").mkdir()
     told: list[str] = []
@@ -200,7 +200,7 @@ def test_a_rollback_that_a_kill_interrupted_is_finished_by_the_next_start(tmp_pa
 
 def test_a_run_whose_checkpoints_are_all_broken_never_begins_anew_in_silence(tmp_path):
     assert timeline(tmp_path).find_start() is None, "nothing was ever saved"
-    (standing(tmp_path, 5, 0) / "weights.pt").write_bytes(b"")
+    (standing(tmp_path, 5, 0) / "weights_00000.safetensors").write_bytes(b"")
     timeline(tmp_path).record("save", step=5)
     with pytest.raises(DamagedInput, match="none of them can be read"):
         timeline(tmp_path).find_start()
@@ -209,7 +209,7 @@ def test_a_run_whose_checkpoints_are_all_broken_never_begins_anew_in_silence(tmp
 def test_a_rollback_goes_to_the_newest_good_checkpoint_far_enough_back_or_the_oldest(tmp_path):
     for step in (0, 10, 20, 30):
         standing(tmp_path, step, 0)
-    (tmp_path / folders.FOLDER / folders.name_of(20) / "weights.pt").write_bytes(b"")
+    (tmp_path / folders.FOLDER / folders.name_of(20) / "weights_00000.safetensors").write_bytes(b"")
     verdict = Verdict(action=Action.ROLLBACK, reason="r")
     now = Observation(step=32, samples=(248, 256), loss=9.0, grad_norm=1.0)
     first = timeline(tmp_path).decide(now, verdict, Window())

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ptool.formats.checkpoints import MOMENTS, WEIGHTS
 from ptool.models.tensor_files import Tensors
-from ptool.training.engine_state import MOMENTS, WEIGHTS
 from tests.training import tiny
 
 CHAIN = [(1, 3), (2, 2), (4, 0)]  # (ranks, ZeRO stage) after two ranks at stage 1

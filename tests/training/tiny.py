@@ -95,10 +95,12 @@ def history(folder: Path) -> list[tuple[int, float, float, list[int]]]:
     return [(r["step"], r["loss"], r["grad_norm"], r["samples"]) for r in lines(folder / "metrics.jsonl")]
 
 
-def weights_digest(folder: Path) -> str:
-    """The digest of the final weights."""
+def weights_digest(folder: Path) -> list[str]:
+    """The digests of the final weights, rank by rank."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    return next(f["digest"] for f in manifest["files"] if f["path"].endswith("weights.pt"))
+    found = [f["digest"] for f in manifest["files"] if "/weights_" in f["path"]]
+    assert found, "a finished run names its weights"
+    return found
 
 
 def kept_checkpoints(folder: Path) -> list[str]:
