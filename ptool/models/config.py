@@ -19,9 +19,10 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ptool.errors import UsageError
 
@@ -41,40 +42,57 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     Raises `UsageError` where the numbers do not fit together.
     """
 
-    vocab_size: int
-    layers: int
-    hidden: int
-    heads: int
-    max_seq_len: int
-    kv_heads: int | None = None
-    ffn_hidden: int | None = None
-    rope_theta: float = 10_000.0  # Su et al. 2021, arXiv:2104.09864
-    norm_eps: float = 1e-5  # Llama 2
-    tie_embeddings: bool = True  # Press & Wolf 2017, arXiv:1608.05859
-    init_std: float = 0.02  # GPT-2; residual outputs are scaled down further, see init.py
+    vocab_size: Annotated[int, Meta(description="tokens that are embedded; by default as many as the data has")]
+    layers: Annotated[int, Meta(description="attention and feed-forward blocks")]
+    hidden: Annotated[int, Meta(description="numbers per token between the layers")]
+    heads: Annotated[int, Meta(description="attention heads")]
+    max_seq_len: Annotated[int, Meta(description="longest row; by default that of the data")]
+    kv_heads: Annotated[int | None, Meta(description="heads of keys and values; none: as many as heads")] = None
+    ffn_hidden: Annotated[int | None, Meta(description="feed-forward width; none: 8/3 of hidden, GELU 4 times")] = None
+    # Su et al. 2021, arXiv:2104.09864
+    rope_theta: Annotated[float, Meta(description="base of the rotary angles")] = 10_000.0
+    norm_eps: Annotated[float, Meta(description="added to the mean square (Llama 2)")] = 1e-5
+    # Press & Wolf 2017, arXiv:1608.05859
+    tie_embeddings: Annotated[bool, Meta(description="one matrix embeds tokens and scores them")] = True
+    # GPT-2; residual outputs are scaled down further, see init.py
+    init_std: Annotated[float, Meta(description="spread of the initial weights, cut at three of it")] = 0.02
 
-    norm: Literal["rms", "layer"] = "rms"
-    """RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467), or LayerNorm with gain and bias (arXiv:1607.06450)."""
-    norm_position: Literal["pre", "post"] = "pre"
-    """x + f(norm(x)) and a norm at the end, or norm(x + f(x)) as in Vaswani et al. 2017 (arXiv:1706.03762)."""
-    positions: Literal["rope", "learned"] = "rope"
-    """Rotary, or a learned vector for each of the `max_seq_len` positions added to the embeddings (GPT-2)."""
-    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
-    """Three matrices with a gate, or two around a GELU (tanh form, as GPT-2)."""
-    qk_norm: bool = False
-    """RMSNorm over each head's queries and keys, one gain for all heads (Dehghani et al. 2023, arXiv:2302.05442)."""
-    z_loss: float = 0.0
-    """Coefficient of the squared log of the softmax's denominator, in training only (PaLM, section 5: 1e-4)."""
-    embedding_scale: float = 1.0
-    """Embeddings are multiplied by it; sqrt(hidden) in Vaswani et al. 2017, section 3.4, and Gemma."""
-    init: Literal["fixed", "width"] = "fixed"
-    """Spread of the initial weights: `init_std`, or 1/sqrt(hidden) (OLMo calls it normalized)."""
-    mup_base_hidden: int | None = None
-    """muP: the width at which rates were tuned; see mup.py. None: standard parametrisation."""
-    mup_base_head_dim: int | None = None
-    """muP: the head size at that width, where it was another one. None: the same as here."""
-    document_mask: bool = True
-    """Attention stops at document boundaries; False: a row is one text with positions from 0, as GPT-3 was trained."""
+    # Zhang & Sennrich 2019, arXiv:1910.07467; arXiv:1607.06450
+    norm: Annotated[
+        Literal["rms", "layer"], Meta(description="rms (RMSNorm), or layer (LayerNorm with gain and bias)")
+    ] = "rms"
+    # Vaswani et al. 2017, arXiv:1706.03762, has the norm after the sum
+    norm_position: Annotated[
+        Literal["pre", "post"], Meta(description="pre: x + f(norm(x)) and a last norm; post: norm(x + f(x))")
+    ] = "pre"
+    positions: Annotated[
+        Literal["rope", "learned"], Meta(description="rope (rotary), or learned: a vector per position, as GPT-2")
+    ] = "rope"
+    feed_forward: Annotated[
+        Literal["swiglu", "gelu"], Meta(description="swiglu: three matrices with a gate; gelu: two, tanh form")
+    ] = "swiglu"
+    # Dehghani et al. 2023, arXiv:2302.05442
+    qk_norm: Annotated[bool, Meta(description="RMSNorm over each head's queries and keys")] = False
+    # PaLM, section 5
+    z_loss: Annotated[
+        float, Meta(description="coefficient of the squared log of the softmax's denominator; PaLM 1e-4")
+    ] = 0.0
+    # sqrt(hidden) in Vaswani et al. 2017, section 3.4, and Gemma
+    embedding_scale: Annotated[float, Meta(description="embeddings are multiplied by it")] = 1.0
+    # OLMo calls the second one normalized
+    init: Annotated[
+        Literal["fixed", "width"], Meta(description="spread of the initial weights: init_std, or 1/sqrt(hidden)")
+    ] = "fixed"
+    mup_base_hidden: Annotated[
+        int | None, Meta(description="muP: the width at which rates were tuned; none: standard parametrisation")
+    ] = None
+    mup_base_head_dim: Annotated[
+        int | None, Meta(description="muP: the head size at that width; none: the same as here")
+    ] = None
+    # False is how GPT-3 was trained
+    document_mask: Annotated[
+        bool, Meta(description="attention stops at document boundaries; false: a row is one text")
+    ] = True
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
