@@ -79,11 +79,11 @@ def weights_of(run: Path, step: int) -> list[Path]:
     return Checkpoint(path=path, step=step, tokens=manifest.num_tokens or 0, manifest=manifest).weights
 
 
-def verified(run: Path, *, at_most: int | None = None, reporter: Reporter = SILENT) -> Iterator[Checkpoint]:
-    """Checkpoints that verify, newest first; broken ones are reported and stepped over."""
+def verified(run: Path, *, above: int | None = None, reporter: Reporter = SILENT) -> Iterator[Checkpoint]:
+    """Checkpoints that verify, of steps `above` that one, newest first; broken ones are reported and stepped over."""
     for step in reversed(steps_of(run)):
-        if at_most is not None and step > at_most:
-            continue
+        if above is not None and step <= above:
+            return
         try:
             yield open_checkpoint(run, step)
         except (PtoolError, OSError) as error:

@@ -187,10 +187,16 @@ def present(run: Path) -> list[Saved]:
     return found
 
 
-def rotate(run: Path, *, keep_last: int, back_off: int | None, keep_every: int = 0) -> None:
-    """Remove all checkpoints but those that `rotation.kept` names, and write down which is the best."""
+def rotate(
+    run: Path, *, keep_last: int, back_off: int | None, keep_every: int = 0, coming: Saved | None = None
+) -> None:
+    """Remove all checkpoints but those that `rotation.kept` names, and write down which is the best.
+
+    `coming`: one that is not there yet; what it would push out goes now, to make room.
+    """
     there = present(run)
-    keep = rotation.kept(there, keep_last=keep_last, back_off=back_off, keep_every=keep_every)
+    after = [*there, coming] if coming is not None else there
+    keep = rotation.kept(after, keep_last=keep_last, back_off=back_off, keep_every=keep_every)
     best = rotation.best(there)
     if best is not None:
         write_bytes(run / folders.FOLDER / "best", f"{folders.name_of(best.step)}\n".encode())

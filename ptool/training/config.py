@@ -91,7 +91,20 @@ class Checkpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[checkpoint]"""
 
     every_steps: Annotated[int, Meta(ge=1, description="steps between checkpoints")] = 500
+    every_minutes: Annotated[
+        float, Meta(ge=0, description="minutes after which one is written in between; kept until the next; 0: never")
+    ] = 30.0
     keep_last: Annotated[int, Meta(ge=2, description="checkpoints kept, besides the one a rollback would need")] = 3
+    keep_every_steps: Annotated[int, Meta(ge=0, description="multiples of this are kept for good; 0: none")] = 0
+    asynchronous: Annotated[bool, Meta(description="written from a copy in host memory while the training goes on")] = (
+        True
+    )
+    anchor_steps: Annotated[
+        int, Meta(ge=0, description="steps between states that a rollback can go back to; 0: saves alone")
+    ] = 100
+    anchor_folder: Annotated[
+        str, Meta(description="a folder on a local disk for these states; empty: host memory (three of them)")
+    ] = ""
 
 
 class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from ptool.formats.atomic import describing_os_errors
 from ptool.training import random_state
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ Copies = dict[str, dict[str, Tensor]]
 class Snapshot:
     """Where the run stood, and this rank's tensors (`EngineState.held`), generators and loss scale at that moment."""
 
-    def __init__(self, position: Position, engine: Engine, buffers: Buffers) -> None:
+    def __init__(self, position: Position, engine: Engine, buffers: Buffers | None) -> None:
+        """`buffers` None: nothing is copied on a CPU, and the engine must stand still."""
+        held = engine.state.held()
         self.position = position
-        self.tensors = buffers.copy(engine.state.held())
+        self.tensors = _on_host(held) if buffers is None else buffers.copy(held)
         self.random = random_state.capture()
         self.extra = engine.extra_state()
 
@@ -66,9 +69,9 @@ class Buffers:
             for kind, tensors in held.items()
         }
 
-    def give_back(self, copies: Copies) -> None:
-        """These copies are not needed any more."""
-        self._free.append(copies)
+    def give_back(self, snapshot: Snapshot) -> None:
+        """Take the memory of a snapshot that is not needed any more."""
+        self._free.append(snapshot.tensors)
 
     def _copy(self, tensor: Tensor, old: Tensor | None) -> Tensor:
         fits = old is not None and old.shape == tensor.shape and old.dtype == tensor.dtype
@@ -82,3 +85,16 @@ class Buffers:
         with tempfile.NamedTemporaryFile(dir=self._folder) as file:
             mapped: Tensor = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
         return mapped.view(tensor.shape)
+
+
+def buffers_in(folder: str) -> Buffers:
+    """Buffers in mapped files of a folder, which is made; in host memory where none is named."""
+    if not folder:
+        return Buffers()
+    with describing_os_errors(Path(folder)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    return Buffers(Path(folder))
+
+
+def _on_host(held: Mapping[str, Mapping[str, Tensor]]) -> Copies:
+    return {kind: {key: tensor.detach().cpu() for key, tensor in tensors.items()} for kind, tensors in held.items()}

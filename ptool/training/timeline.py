@@ -10,7 +10,9 @@ Rank 0 decides and writes; what it decided reaches the others as one record, whi
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -24,6 +26,16 @@ from ptool.training.history import Ledger, Metrics, StepRecord, next_attempt, st
 from ptool.training.ranks import Ranks
 from ptool.training.spikes import Action, Decision, Observation, Verdict, Window
 from ptool.training.tensorboard import Curves
+
+
+class RollbackStates(Protocol):
+    """States to go back to that are no saves (anchors.py)."""
+
+    def verified(self, at_most: int) -> list[int]:
+        """Their steps, rising, as far as they are whole on all ranks; collective."""
+
+    def cursor_of(self, step: int) -> int:
+        """The next sample of one of them."""
 
 
 class Timeline:
@@ -49,9 +61,18 @@ class Timeline:
         step = self._ranks.on_first(self._start_step, int)
         return None if step < 0 else folders.open_checkpoint(self.run, step)
 
-    def decide(self, now: Observation, verdict: Verdict, window: Window) -> Decision:
-        """What becomes of a refused step; on the disk before it returns, unless it is a halt."""
-        decision = self._ranks.on_first(lambda: self._decision(now, verdict, window), Decision)
+    def decide(
+        self, now: Observation, verdict: Verdict, window: Window, states: RollbackStates | None = None
+    ) -> Decision:
+        """What becomes of a refused step; on the disk before it returns, unless it is a halt.
+
+        `states`: what there is to go back to besides saves.
+        """
+        good: dict[int, int] = {}
+        if verdict.action == Action.ROLLBACK and states is not None:
+            at_most = self._ranks.on_first(lambda: self._latest_target(now, window), int)
+            good = {step: states.cursor_of(step) for step in states.verified(at_most)}
+        decision = self._ranks.on_first(lambda: self._decision(now, verdict, window, good), Decision)
         if decision.action != Action.HALT:
             if self._ledger is not None:
                 self._ledger.decide(decision)
@@ -109,7 +130,7 @@ class Timeline:
             )
         return -1
 
-    def _decision(self, now: Observation, verdict: Verdict, window: Window) -> Decision:
+    def _decision(self, now: Observation, verdict: Verdict, window: Window, anchors: Mapping[int, int]) -> Decision:
         config = self._config.spike
         refused = Decision(
             action=verdict.action.value,
@@ -122,19 +143,33 @@ class Timeline:
         if verdict.action != Action.ROLLBACK:
             return refused
         onset_step, first = spikes.onset(config, window, self.decisions, now)
-        target = self._rollback_target(spikes.latest_target(config, self.decisions, onset_step))
-        if target is None:
+        found = self._rollback_target(self._latest_target(now, window), anchors)
+        if found is None:
             reason = f"{verdict.reason}; no checkpoint is left to go back to"
             return msgspec.structs.replace(refused, action=Action.HALT.value, reason=reason)
-        cursor = checkpoints.position_of(target).cursor
+        target, cursor = found
         skip = spikes.guilty(config, self.decisions, onset_step, first, now, cursor)
-        return msgspec.structs.replace(refused, skip=skip, target=target.step)
+        return msgspec.structs.replace(refused, skip=skip, target=target)
 
-    def _rollback_target(self, at_most: int) -> Checkpoint | None:
-        """The newest verified checkpoint of at most this step, else the oldest there is."""
-        present = [c for c in folders.verified(self.run, reporter=self._reporter) if self._stands(c)]
-        early = [c for c in present if c.step <= at_most] or present[-1:]
-        return early[0] if early else None
+    def _latest_target(self, now: Observation, window: Window) -> int:
+        onset_step, _ = spikes.onset(self._config.spike, window, self.decisions, now)
+        return spikes.latest_target(self._config.spike, self.decisions, onset_step)
+
+    def _rollback_target(self, at_most: int, anchors: Mapping[int, int]) -> tuple[int, int] | None:
+        """(step, cursor) of the newest good state of the step schedule up to `at_most`, else of the oldest there is.
+
+        `anchors` are such states already, by step.
+        """
+        newest = max(anchors, default=-1)
+        oldest: tuple[int, int] | None = None
+        for checkpoint in folders.verified(self.run, reporter=self._reporter, above=newest if anchors else None):
+            position = checkpoints.position_of(checkpoint)
+            if not position.scheduled or not self._stands(checkpoint):
+                continue
+            if checkpoint.step <= at_most:
+                return checkpoint.step, position.cursor
+            oldest = checkpoint.step, position.cursor
+        return (newest, anchors[newest]) if anchors else oldest
 
     def _stands(self, checkpoint: Checkpoint) -> bool:
         return stands(checkpoint.step, checkpoints.position_of(checkpoint).decisions, self.decisions)
