@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from ptool.dedup.columns import Columns, writing_columns
 from ptool.dedup.config import DedupConfig
-from ptool.dedup.kernels import EXACT, KEPT, NEAR
 from ptool.dedup.resolver import Resolver
 from ptool.dedup.shards import Shard
 from ptool.dedup.signatures import Description
+from ptool.dedup.walk import EXACT, KEPT, NEAR
 from ptool.text.hashing import Offsets
 
 _AT_ONCE = 4096

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from ptool.dedup.config import DedupConfig
-from ptool.dedup.kernels import KEPT
 from ptool.dedup.resolver import Resolver
 from ptool.dedup.signatures import describe
+from ptool.dedup.walk import KEPT
 from ptool.errors import UsageError
 from ptool.text.batch import Batch, Keys
 from ptool.text.mappings import AT_ONCE, text_of

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ptool.dedup.kernels import Tables, widen_tables
+from ptool.dedup.tables import Tables, widen_tables
 from ptool.errors import PtoolError
 
 MAX_DOCUMENTS = (1 << 31) - 2
@@ -45,7 +45,7 @@ class Column:
 class ExactIndex:
     """The hashes of the kept documents and the table over them; the kernels read and write both.
 
-    `table` uint64[1, slots] is a table as bands have them (kernels.Tables): a slot tells most others apart by itself.
+    `table` uint64[1, slots] is a table as bands have them (tables.Tables): a slot tells most others apart by itself.
     """
 
     def __init__(self) -> None:

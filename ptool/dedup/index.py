@@ -22,7 +22,7 @@ import numpy as np
 
 from ptool.dedup.config import Bands
 from ptool.dedup.exact import MAX_LOAD, Column, grown
-from ptool.dedup.kernels import Tables, widen_tables
+from ptool.dedup.tables import Tables, widen_tables
 
 
 class NearIndex:

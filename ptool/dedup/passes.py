@@ -28,10 +28,10 @@ import numpy.typing as npt
 
 from ptool.dedup.bloom import BloomFilter
 from ptool.dedup.config import DedupConfig
-from ptool.dedup.kernels import KEPT
 from ptool.dedup.resolver import Resolver
 from ptool.dedup.signatures import Description, describe, describe_hashes
 from ptool.dedup.units import Units, as_texts, cut, find_units
+from ptool.dedup.walk import KEPT
 from ptool.dedup.work import Deduplication, index_notice
 from ptool.errors import UsageError
 from ptool.executors import ordered_map

@@ -27,7 +27,10 @@ import numpy.typing as npt
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.exact import ExactIndex
 from ptool.dedup.index import NearIndex
-from ptool.dedup.kernels import (
+from ptool.dedup.signatures import Description, signature_type
+from ptool.dedup.spool import ShingleSpool
+from ptool.dedup.tables import Kept, Numbers
+from ptool.dedup.walk import (
     CANDIDATES,
     EXACT,
     NEAR,
@@ -40,9 +43,7 @@ from ptool.dedup.kernels import (
     VERIFY_SIGNATURE,
     Counters,
     Found,
-    Kept,
     New,
-    Numbers,
     Scores,
     Terms,
     Verdicts,
@@ -50,8 +51,6 @@ from ptool.dedup.kernels import (
     resolve,
     roots_of,
 )
-from ptool.dedup.signatures import Description, signature_type
-from ptool.dedup.spool import ShingleSpool
 from ptool.errors import PtoolError
 from ptool.reporting import SILENT, Reporter
 from ptool.text.hashing import Offsets

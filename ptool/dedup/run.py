@@ -17,11 +17,11 @@ import numpy as np
 
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.files import FilesPlan, dedup_files, work_folder
-from ptool.dedup.kernels import KEPT
 from ptool.dedup.passes import PassConfig, run_pass
 from ptool.dedup.resolver import Decisions, Resolver
 from ptool.dedup.saved import KeptIds, load_index, save_index
 from ptool.dedup.signatures import Description, describe
+from ptool.dedup.walk import KEPT
 from ptool.dedup.work import Deduplication, Outcome, Received, free_memory, index_notice, received, write_outcome
 from ptool.errors import UsageError
 from ptool.executors import ordered_map

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ptool.dedup.config import DedupConfig, Scheme
-from ptool.dedup.kernels import fill_band_keys
 from ptool.dedup.simplify import simplify_texts
+from ptool.dedup.tables import fill_band_keys
 from ptool.text.hashing import Bytes, Hashes, Offsets, hash_shingles, hash_texts
 from ptool.text.shingles import Values, distinct_hashes, hash_char_shingles
 from ptool.text.signing import sign, sign_modulo

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ptool.dedup.exact import Column
-from ptool.dedup.kernels import Numbers
+from ptool.dedup.tables import Numbers
 from ptool.errors import UsageError
 from ptool.formats.atomic import describing_os_errors
 from ptool.reporting import SILENT, Reporter

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from ptool.dedup.config import DedupConfig
-from ptool.dedup.kernels import KEPT, Scores, Verdicts
 from ptool.dedup.resolver import RULES, Resolver
+from ptool.dedup.walk import KEPT, Scores, Verdicts
 from ptool.formats.stages import StreamOptions, TransformRun
 from ptool.formats.streams import Lines
 from ptool.text.batch import BadLine, Batch, Keys, decode

@@ -7,11 +7,11 @@ A kernel releases the GIL and is compiled on its first call (0.3 to 3 s); the ma
 
     ~/.cache/ptool/kernels/<ptool version>-<numba version>-<CPU>-<digest>/
 
-The digest covers the CPU's features and the sources of this package: numba itself looks only at the file of the kernel
-that is called, not at the kernels that were compiled into it. So a thousand array tasks with a shared home compile
-once, two kinds of node never overwrite each other's code, and an upgrade never runs old code. `XDG_CACHE_HOME` moves
-the folder; where `NUMBA_CACHE_DIR` is set, numba's own rules hold. Without a folder that can be written, or with a full
-disk, kernels are compiled anew in each process: slower, never wrong.
+The digest covers the CPU's features and the sources of this package and of the kernel's own: numba itself looks only at
+the file of the kernel that is called, not at the kernels that were compiled into it. So a thousand array tasks with a
+shared home compile once, two kinds of node never overwrite each other's code, and an upgrade never runs old code.
+`XDG_CACHE_HOME` moves the folder; where `NUMBA_CACHE_DIR` is set, numba's own rules hold. Without a folder that can be
+written, or with a full disk, kernels are compiled anew in each process: slower, never wrong.
 
 numba's settings are global, and a notebook may have kernels of its own. So the folder is set only while one of ours is
 declared.
@@ -34,6 +34,8 @@ from numba.core.registry import cpu_target
 
 from ptool import __version__
 
+_HERE = Path(__file__).parent
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -41,7 +43,7 @@ def kernel(function: Function) -> Function:
     """Compile `function` on its first call, without the GIL, and keep the machine code for later processes."""
     compiled = numba.njit(nogil=True)(function)
     configured = numba.config.CACHE_DIR
-    folder = configured or cache_folder()
+    folder = configured or cache_folder(Path(function.__code__.co_filename).parent)
     if folder is not None:
         numba.config.CACHE_DIR = str(folder)
         try:
@@ -54,10 +56,13 @@ def kernel(function: Function) -> Function:
 
 
 @cache
-def cache_folder() -> Path | None:
-    """The folder of this version and machine, made and writable by this user alone; None where there is no place."""
+def cache_folder(package: Path = _HERE) -> Path | None:
+    """The folder for the kernels of a package, for this version and machine; None where there is no place.
+
+    It is made and writable by this user alone.
+    """
     _, cpu, features = cpu_target.target_context.codegen().magic_tuple()  # what numba compiles for
-    name = f"{__version__}-{numba.__version__}-{cpu}-{_digest(features)}"
+    name = f"{__version__}-{numba.__version__}-{cpu}-{_digest(features, package)}"
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     for root in (base / "ptool", Path(tempfile.gettempdir()) / f"ptool-{os.getuid()}"):
         folder = root / "kernels" / name
@@ -75,9 +80,9 @@ def _is_private(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not writable_by_others
 
 
-def _digest(features: str) -> str:
+def _digest(features: str, package: Path) -> str:
     digest = hashlib.sha256(features.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted({*_HERE.glob("*.py"), *package.glob("*.py")}):
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptool.dedup.config import DedupConfig
-from ptool.dedup.kernels import KEPT
 from ptool.dedup.resolver import RULES, Resolver
 from ptool.dedup.signatures import Description, band_keys, describe
+from ptool.dedup.walk import KEPT
 from ptool.text.batch import Batch
 from tests.dedup.reference import Outcome, Verdict, dedup_signatures, dedup_texts, mutated_texts
 

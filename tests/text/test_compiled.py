@@ -67,3 +67,18 @@ def test_numbas_own_setting_is_left_as_it_was(tmp_path: Path) -> None:
     own = tmp_path / "own"
     run(NUMBA_CACHE_DIR=str(own), XDG_CACHE_HOME=str(tmp_path / "unused"))
     assert any(own.rglob("*.nbi"))
+
+
+def test_a_kernel_is_compiled_anew_when_one_that_it_calls_changes_in_another_file(tmp_path: Path) -> None:
+    package = tmp_path / "room"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "outer.py").write_text(
+        "from ptool.text.compiled import kernel\nfrom room.inner import inner\n@kernel\ndef outer(): return inner()\n"
+    )
+    for value in (1, 2):
+        (package / "inner.py").write_text(
+            f"from ptool.text.compiled import kernel\n@kernel\ndef inner(): return {value}\n"
+        )
+        program = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom room.outer import outer\nprint(outer())\n"
+        assert run(program, XDG_CACHE_HOME=str(tmp_path), PYTHONDONTWRITEBYTECODE="1") == [str(value)]
