@@ -3,7 +3,8 @@
 Prints one JSON object per line. `refused`: on each ZeRO stage, precision and optimiser, refused updates between
 accepted ones change nothing: whether weights stood still over refusals, the norms that the gate saw, and whether the
 accepted steps came out as in an engine that was never refused anything. `cut`: the same rows in other numbers of
-micro-batches, changed between steps. `overflow`: fp16 gradients that overflow at a high loss scale.
+micro-batches, changed between steps. `overflow`: fp16 gradients that overflow at a high loss scale. `rates`: what the
+groups of a model with muP, four times wider than its base, are given as learning rate 0.01.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def main() -> None:
     engines.start("cpu", 60)
     for zero in range(4):
         tell(cut(zero))
+    for zero in (0, 2, 3):
+        tell(rates(zero))
     for zero in (2, 3):
         tell(overflow(zero))
     for case in CASES:
@@ -142,6 +145,12 @@ def cut(zero: int) -> dict[str, Any]:
         "apart": max(float((one[name] - other[name]).abs().max()) for name in one),
         "differ": any(not torch.equal(one[name], other[name]) for name in one),
     }
+
+
+def rates(zero: int) -> dict[str, Any]:
+    engine = make(zero=zero, mup_base_hidden=8)
+    step(engine)
+    return {"kind": "rates", "found": [group["lr"] for group in engine.optimizer.param_groups]}
 
 
 def overflow(zero: int) -> dict[str, Any]:

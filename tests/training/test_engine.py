@@ -29,7 +29,9 @@ def reports():
     )
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {kind: [report for report in told if report["kind"] == kind] for kind in ("refused", "cut", "overflow")}
+    return {
+        kind: [report for report in told if report["kind"] == kind] for kind in ("refused", "cut", "overflow", "rates")
+    }
 
 
 def test_a_refused_update_leaves_weights_and_moments_to_the_bit_whatever_the_stage_and_optimiser(reports):
@@ -60,6 +62,10 @@ def test_an_overflow_in_fp16_lowers_the_scale_and_the_step_is_taken_again_as_if_
         assert report["norms"][0] == report["norms"][1] == pytest.approx(1.0465, rel=1e-3), "norms without the scale"
         assert report["norms"][2] == pytest.approx(report["norms"][3], rel=1e-3)
         assert report["apart"] < 1e-4, "gradients of two scales are of one size to the moments"
+
+
+def test_hidden_matrices_of_a_wide_model_learn_at_a_rate_divided_by_its_width(reports):
+    assert [report["found"] for report in reports["rates"]] == [[0.01 / 4, 0.01]] * 3
 
 
 def test_a_gate_stands_before_any_class_and_is_asked_once_for_all_groups():
