@@ -5,7 +5,7 @@
     losses of ranks     each rank's own loss in the two tries: where they differ, that rank's hardware computed wrongly
     hardware            what every host's kernel, driver and NCCL log say (kernel_log.py)
 
-Collective, and bounded: a forward pass and two gathers of a few numbers. It decides nothing.
+Collective, and bounded: a forward pass and two sums and gathers of a few numbers. It decides nothing. Torch-free.
 """
 
 from __future__ import annotations
@@ -21,9 +21,30 @@ import numpy as np
 from ptool.formats.packed import PackedRows
 from ptool.training import kernel_log
 from ptool.training.kernel_log import HardwareReport
-from ptool.training.nonfinite import Finding, first_of
 from ptool.training.sources import Integers, sums_by_source
 from ptool.training.validation import Adds, Measure, TokenLosses
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """The first place on one rank. `pass_` is forward, backward or loss; the counts are of the tensor looked at."""
+
+    rank: int
+    host: str
+    micro_batch: int
+    pass_: str
+    module: str
+    num_nan: int
+    num_inf: int
+    num_values: int
+    because: str
+
+    def sentence(self) -> str:
+        """For people."""
+        kinds = [f"{self.num_nan:,} NaN"] if self.num_nan else []
+        kinds += [f"{self.num_inf:,} Inf"] if self.num_inf else []
+        where = f"rank {self.rank} on {self.host}, micro-batch {self.micro_batch + 1}"
+        what = f"{' and '.join(kinds)} of {self.num_values:,}"
+        return f"{what} in the {self.pass_} of {self.module} ({where}): {self.because}"
 
 
 class RankLosses(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +103,17 @@ def collect(
         rank_losses=[msgspec.convert(part[1], RankLosses) for part in told],
         hardware=[msgspec.convert(part[2], HardwareReport) for part in told if part[2] is not None],
     )
+
+
+def first_of(findings: Sequence[Finding | None]) -> str:
+    """One sentence on what the ranks found."""
+    found = [finding for finding in findings if finding is not None]
+    if not found:
+        return "the rerun's modules, loss and gradients at their outputs were all finite on every rank"
+    order = {"forward pass": 0, "loss": 1, "backward pass": 2}
+    found.sort(key=lambda finding: (order[finding.pass_], finding.micro_batch, finding.rank))
+    others = f"; {len(found) - 1} other ranks have one too" if len(found) > 1 else ""
+    return found[0].sentence() + others
 
 
 def _by_source(

@@ -28,10 +28,11 @@ from ptool.training import spikes, tensorboard
 from ptool.training.config import RunConfig, as_tables
 from ptool.training.deadlines import Deadline
 from ptool.training.engine import Engine
+from ptool.training.evidence import Finding
 from ptool.training.heartbeat import Heartbeat
 from ptool.training.history import Record, StepRecord
 from ptool.training.layers import LayerStatistics
-from ptool.training.nonfinite import Finding, Watcher
+from ptool.training.nonfinite import Watcher
 from ptool.training.ranks import Ranks
 from ptool.training.series import LAYERS, VALIDATION, Series
 from ptool.training.signals import StopRequest

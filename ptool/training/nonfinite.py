@@ -12,35 +12,14 @@ long; there are few. Compiled layers are one module to this, and recomputed laye
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """The first place on one rank. `pass_` is forward, backward or loss; the counts are of the tensor looked at."""
-
-    rank: int
-    host: str
-    micro_batch: int
-    pass_: str
-    module: str
-    num_nan: int
-    num_inf: int
-    num_values: int
-    because: str
-
-    def sentence(self) -> str:
-        """For people."""
-        kinds = [f"{self.num_nan:,} NaN"] if self.num_nan else []
-        kinds += [f"{self.num_inf:,} Inf"] if self.num_inf else []
-        where = f"rank {self.rank} on {self.host}, micro-batch {self.micro_batch + 1}"
-        what = f"{' and '.join(kinds)} of {self.num_values:,}"
-        return f"{what} in the {self.pass_} of {self.module} ({where}): {self.because}"
+from ptool.training.evidence import Finding
 
 
 class Watcher:
@@ -111,17 +90,6 @@ class Watcher:
             num_values=tensor.numel(),
             because=because,
         )
-
-
-def first_of(findings: Sequence[Finding | None]) -> str:
-    """One sentence on what the ranks found."""
-    found = [finding for finding in findings if finding is not None]
-    if not found:
-        return "the rerun's modules, loss and gradients at their outputs were all finite on every rank"
-    order = {"forward pass": 0, "loss": 1, "backward pass": 2}
-    found.sort(key=lambda finding: (order[finding.pass_], finding.micro_batch, finding.rank))
-    others = f"; {len(found) - 1} other ranks have one too" if len(found) > 1 else ""
-    return found[0].sentence() + others
 
 
 def _cause(module: nn.Module, given: Any) -> str:

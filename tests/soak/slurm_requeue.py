@@ -11,7 +11,7 @@ import contextlib
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.conftest import shared  # noqa: F401 (a fixture)
@@ -59,17 +59,35 @@ def test_a_cancelled_job_is_not_brought_back_and_a_failed_one_neither(slurm: dic
     assert "Restarts=0" in ended
 
 
+def test_a_job_saves_by_itself_before_its_time_is_over_though_nobody_signals(
+    slurm: dict[str, str], tmp_path: Path
+) -> None:
+    """The minute of this job is Slurm's shortest; the run leaves half of it for Slurm and its own end."""
+    job = submit(
+        tmp_path, slurm, steps=100_000, options=("--time=1", "--signal=CONT@1")
+    )  # in place of the script's own
+    wait_for_steps(tmp_path, 3, job, slurm)
+    come_back(job, slurm, restarts=1)
+    stop = [record for record in tiny.lines(tmp_path / "run" / "events.jsonl") if record["event"] == "stop"]
+    assert [record["reason"] for record in stop] == ["the time of the Slurm job is over"], log(tmp_path)
+    kept = last_step(tmp_path)
+    assert kept == stop[0]["step"]
+    wait_for_steps(tmp_path, kept + 5, job, slurm)
+    subprocess.run(["scancel", job], env=slurm, check=True)
+    wait_for(lambda text: "JobState=CANCELLED" in text, job, slurm)
+
+
 WINNER = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
 
 
-def submit(folder: Path, env: dict[str, str], *, steps: int) -> str:
-    """Train on two nodes by the script that `--print-sbatch` prints; the job's number."""
+def submit(folder: Path, env: dict[str, str], *, steps: int, options: Sequence[str] = ()) -> str:
+    """Train on two nodes by the script that `--print-sbatch` prints, with more sbatch `options`; the job's number."""
     tiny.make_packed(folder / "packed")
     (folder / "run.toml").write_text(tiny.CONFIG)
-    options = ("--config", "run.toml", "--zero", "1", "--max-steps", str(steps), "--checkpoint-every", "250")
+    settings = ("--config", "run.toml", "--zero", "1", "--max-steps", str(steps), "--checkpoint-every", "250")
     printing = ("--print-sbatch", "--nodes", "2", "--gpus-per-node", "0")
     told = subprocess.run(
-        tiny.command("train", "packed", *options, *printing, "-o", "run"),
+        tiny.command("train", "packed", *settings, *printing, "-o", "run"),
         cwd=folder,
         env=tiny.environment(),
         capture_output=True,
@@ -78,12 +96,12 @@ def submit(folder: Path, env: dict[str, str], *, steps: int) -> str:
     assert told.returncode == 0, told.stderr
     assert not (folder / "run").exists()
     (folder / "job.sh").write_text(told.stdout)
-    return sbatch(folder, env)
+    return sbatch(folder, env, options)
 
 
-def sbatch(folder: Path, env: dict[str, str]) -> str:
+def sbatch(folder: Path, env: dict[str, str], options: Sequence[str] = ()) -> str:
     """Submit the script; the job's number."""
-    command = ["sbatch", "--parsable", f"--output={folder}/log.txt", "job.sh"]
+    command = ["sbatch", "--parsable", f"--output={folder}/log.txt", *options, "job.sh"]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -21,8 +21,9 @@ def main() -> None:
     from ptool.formats.packed import PackedDataset, PackedRows
     from ptool.models.decoder import Decoder
     from ptool.training.engine import Engine, EngineSpec, start, stop
+    from ptool.training.evidence import first_of
     from ptool.training.layers import LayerStatistics
-    from ptool.training.nonfinite import Watcher, first_of
+    from ptool.training.nonfinite import Watcher
     from ptool.training.ranks import Ranks
     from ptool.training.validation import Validation
     from tests.training.test_measurements import ROWS, SHAPE

@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 
 from ptool.training import evidence
-from ptool.training.evidence import Evidence
-from ptool.training.nonfinite import Finding
+from ptool.training.evidence import Evidence, Finding
 
 
 class OtherRank:

@@ -18,8 +18,9 @@ from ptool.formats.packed import PackedDataset
 from ptool.formats.packed_writer import write_packed
 from ptool.models.config import ModelConfig
 from ptool.models.decoder import Decoder
+from ptool.training.evidence import first_of
 from ptool.training.layers import layers_of
-from ptool.training.nonfinite import Watcher, first_of
+from ptool.training.nonfinite import Watcher
 from ptool.training.sources import target_sources
 from ptool.training.validation import Validation, evenly
 from tests.training import tiny
