@@ -42,10 +42,14 @@ class ByteTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """The UTF-8 bytes of each text. Raises UsageError for a text that is not Unicode (a lone surrogate)."""
         try:
-            return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32) for text in texts]
+            return self.encode_utf8([text.encode() for text in texts])
         except UnicodeEncodeError as error:
             message = f"a text that is not Unicode cannot be encoded: {error.reason} at character {error.start + 1}"
             raise UsageError(message) from error
+
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[Ids]:
+        """The bytes of each text."""
+        return [np.frombuffer(text, dtype=np.uint8).astype(np.int32) for text in texts]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises UsageError for an id over 256."""

@@ -57,9 +57,8 @@ class ReferenceEngine:
 
     def encode(self, text: Bytes, offsets: Offsets) -> Encoded:
         """Ids of the texts."""
-        bounds = offsets.tolist()
-        texts = [str(text[start:end].data, "utf-8") for start, end in pairwise(bounds)]
-        found = self._tokenizer.encode_batch(texts)
+        data = text.tobytes()
+        found = self._tokenizer.encode_utf8([data[start:end] for start, end in pairwise(offsets.tolist())])
         ends = np.zeros(len(found) + 1, dtype=np.int64)
         np.cumsum(np.array([len(ids) for ids in found], dtype=np.int64), out=ends[1:])
         return Encoded(np.concatenate([np.empty(0, dtype=np.int32), *found]), ends)

@@ -97,6 +97,10 @@ class HuggingFaceTokenizer:
             np.concatenate([np.array(next(encoded).ids, dtype=np.int32) for _ in cut], dtype=np.int32) for cut in pieces
         ]
 
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[Ids]:
+        """The same for texts that are UTF-8 bytes."""
+        return self.encode_batch([text.decode() for text in texts])
+
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids. Raises UsageError for an id outside the vocabulary."""
         values = np.asarray(ids, dtype=np.int64)

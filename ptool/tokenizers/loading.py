@@ -46,6 +46,9 @@ class Tokenizer(Protocol):
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
         """Ids of each text, with no token added before or after."""
 
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[npt.NDArray[np.int32]]:
+        """The same for texts that are UTF-8 bytes."""
+
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:
         """The text of ids; end-of-document and other control tokens are no text."""
 

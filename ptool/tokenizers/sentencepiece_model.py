@@ -24,6 +24,7 @@ import numpy.typing as npt
 from ptool.errors import InputError, UsageError
 
 SPACE_MARK = "\u2581"
+_SPACE_MARK_BYTES = SPACE_MARK.encode()
 _BPE = 2  # TrainerSpec.ModelType in sentencepiece_model.proto
 _CONTROL = 3  # SentencePiece.Type in the same file
 _PIECE_CHARACTERS = 512
@@ -68,27 +69,33 @@ class SentencePieceTokenizer:
             [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()] if self.lossless else [],
             dtype=np.int32,
         )
-        cuttable = self.lossless and spec.trainer_spec.model_type == _BPE
-        self._neighbours = _neighbours(spec) if cuttable else None
+        self.is_bpe = spec.trainer_spec.model_type == _BPE
+        self._neighbours = _neighbours(spec) if self.lossless and self.is_bpe else None
         self.control_pieces = [piece.piece for piece in spec.pieces if piece.type == _CONTROL]
         """Names of tokens that no text has, though a text may spell them."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of each text. Raises UsageError for a text that is not Unicode (a lone surrogate)."""
-        pieces: list[str] = []
-        plans: list[list[int]] = []
-        for text in texts:
-            plans.append([])
-            for part in text.split(SPACE_MARK) if self.lossless else [text]:
-                before = len(pieces)
-                pieces.extend(self._cut(part))
-                plans[-1].append(len(pieces) - before)
         try:
-            raw = [piece.encode() for piece in pieces]
+            return self.encode_utf8([text.encode() for text in texts])
         except UnicodeEncodeError as error:
             message = f"a text that is not Unicode cannot be encoded: {error.reason} at character {error.start + 1}"
             raise UsageError(message) from error
-        found = iter(self._processor.encode(raw, return_type="numpy", num_threads=1))
+
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[Ids]:
+        """Ids of each text, which is UTF-8; the library takes bytes as they are."""
+        pieces: list[bytes] = []
+        plans: list[list[int]] = []
+        for text in texts:
+            plans.append([])
+            for part in text.split(_SPACE_MARK_BYTES) if self.lossless else [text]:
+                before = len(pieces)
+                if self._neighbours is None or len(part) <= _PIECE_CHARACTERS:
+                    pieces.append(part)
+                else:
+                    pieces.extend(piece.encode() for piece in self._cut(part.decode()))
+                plans[-1].append(len(pieces) - before)
+        found = iter(self._processor.encode(pieces, return_type="numpy", num_threads=1))
         return [self._join(found, plan) for plan in plans]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:

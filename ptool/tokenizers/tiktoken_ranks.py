@@ -111,6 +111,13 @@ class TiktokenTokenizer:
         except UnicodeEncodeError as error:
             message = f"a text that is not Unicode cannot be encoded: {error.reason} at character {error.start + 1}"
             raise UsageError(message) from error
+        return self._encode(texts)
+
+    def encode_utf8(self, texts: Sequence[bytes]) -> list[Ids]:
+        """The same for texts that are UTF-8 bytes."""
+        return self._encode([text.decode() for text in texts])
+
+    def _encode(self, texts: Sequence[str]) -> list[Ids]:
         return [self._encoding.encode_to_numpy(text, disallowed_special=()).astype(np.int32) for text in texts]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer]) -> str:

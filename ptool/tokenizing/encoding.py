@@ -30,7 +30,8 @@ from ptool.tokenizers.engines import (
 from ptool.tokenizers.loading import Tokenizer, load_tokenizer
 
 FIRST_TRIPS = 100
-"""How many texts of the first batch are decoded again, beside the sample of all."""
+FIRST_TRIP_BYTES = 256 << 10
+"""How many texts of the first batch are decoded again, beside the sample of all: so many, or so much text."""
 LONGEST_TRIP = 1 << 20
 """Longer texts are not decoded again: the library takes seconds for each megabyte."""
 
@@ -93,7 +94,7 @@ def encode_batch(encoding: Encoding, item: Item) -> EncodedBatch:
             found = engine.check(batch.text, batch.offsets, encoded, chosen.tolist())
             if found is not None:
                 raise EngineMismatch.of(batch.ids[found.text], found)
-        tripped = np.union1d(chosen, np.arange(min(FIRST_TRIPS, len(batch)))) if item.number == 0 else chosen
+        tripped = np.union1d(chosen, _first_texts(batch)) if item.number == 0 else chosen
         tripped = tripped[records["num_bytes"][tripped] <= LONGEST_TRIP]
         lost = [batch.ids[index] for index in tripped.tolist() if not _comes_back(tokenizer, batch, encoded, index)]
         records["num_tokens"] = np.diff(encoded.offsets) + (encoding.eod_id is not None)
@@ -120,6 +121,10 @@ def _group_keys(batch: Batch, fields: tuple[str, ...]) -> npt.NDArray[np.uint64]
             for value in batch.fields(field)
         ]
     return found
+
+
+def _first_texts(batch: Batch) -> npt.NDArray[np.int64]:
+    return np.flatnonzero(batch.offsets[1 : FIRST_TRIPS + 1] <= FIRST_TRIP_BYTES)
 
 
 def compare_first(engine: CheckedEngine, batch: Batch, limit: int) -> Difference | None:
