@@ -251,7 +251,8 @@ def _default_count(hours: float, deadline_seconds: float | None) -> int:
 def _recovery(asked: Asked, count: int) -> Recovery:
     given = {"gpu_mtbf_seconds": asked.gpu_mtbf_seconds, "storage_rate": asked.storage_rate}
     known = {name: value for name, value in given.items() if value is not None}
-    return recovery(asked.params, count, precision=asked.setting.precision, **known)
+    setting = asked.setting
+    return recovery(asked.params, count, precision=setting.precision, engine=setting.engine, **known)
 
 
 def _invert(asked: Asked, hours: Band, cost: Band | None, flops: float) -> Inversion:

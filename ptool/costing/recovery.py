@@ -1,6 +1,7 @@
 """How large a checkpoint is, how long it takes, and how often one should be written.
 
-    size       weights in bf16 and fp32 master weights with two moments: 14 bytes per parameter; fp32 training 12
+    size       weights in bf16 and fp32 master weights with two moments: 14 bytes per parameter; fp32 training 12, and
+               so is every run of ptool's own engine, which makes the bf16 weights from the masters
     failures   Llama 3 405B had 419 unexpected stops in 54 days on 16,384 GPUs (arXiv 2407.21783, section 3.3.4): one
                in 50,700 GPU-hours, so the mean time between failures is that over the number of GPUs
     interval   Young 1974: sqrt(2 d M) for a save of d seconds and M between failures; Daly 2006 (Future Generation
@@ -29,9 +30,9 @@ class Recovery(NamedTuple):
     overhead: float
 
 
-def checkpoint_bytes(params: int, *, precision: str = "bf16") -> int:
-    """Bytes of a full training state."""
-    return params * (12 if precision == "fp32" else 14)
+def checkpoint_bytes(params: int, *, precision: str = "bf16", engine: str = "megatron") -> int:
+    """Bytes of a full training state with AdamW; for `deepspeed`, ptool's own, formats/checkpoints.py says the same."""
+    return params * (12 if precision == "fp32" or engine == "deepspeed" else 14)
 
 
 def recovery(
@@ -39,11 +40,12 @@ def recovery(
     num_gpus: int,
     *,
     precision: str = "bf16",
+    engine: str = "megatron",
     gpu_mtbf_seconds: float = GPU_MTBF_SECONDS,
     storage_rate: float = STORAGE_BYTES_PER_SECOND,
 ) -> Recovery:
     """The interval that loses least, for `num_gpus` that fail independently. `storage_rate` in bytes per second."""
-    size = checkpoint_bytes(params, precision=precision)
+    size = checkpoint_bytes(params, precision=precision, engine=engine)
     save, mtbf = size / storage_rate, gpu_mtbf_seconds / num_gpus
     young = math.sqrt(2 * save * mtbf)
     if save < mtbf / 2:

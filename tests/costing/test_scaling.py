@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ptool.costing.recovery import checkpoint_bytes, recovery
 from ptool.costing.scaling import BESIROGLU, FITS, HOFFMANN, cheapest_for_use, compute_optimal, verdict
+from ptool.formats.checkpoints import bytes_per_parameter
 
 
 @given(st.floats(1e18, 1e27))
@@ -57,6 +58,11 @@ def test_the_verdict_names_the_side():
 def test_checkpoints_are_14_bytes_per_parameter_and_175b_is_2_45_tb():
     assert checkpoint_bytes(175 * 10**9) == 2.45e12
     assert checkpoint_bytes(10**9, precision="fp32") == 12e9
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_checkpoint_of_our_own_engine_has_the_bytes_that_are_written(precision):
+    assert checkpoint_bytes(10**9, precision=precision, engine="deepspeed") == 10**9 * bytes_per_parameter()
 
 
 @given(st.floats(1, 1000), st.floats(1e4, 1e7))
