@@ -120,6 +120,14 @@ def artefact_input(given: str | None) -> str | None:
     return given
 
 
+def artefact_inputs(given: list[str] | None) -> list[str | None]:
+    """Several folders, of which at most one is named on stdin."""
+    found: list[str | None] = [*given] if given else [None]
+    if sum(one in (None, "-") for one in found) > 1:
+        raise UsageError("stdin can be read once", hint="give - a single time")
+    return [artefact_input(one) for one in found]
+
+
 def refuse_terminal_input(what: str) -> None:
     """Exit 2 when stdin is a terminal and something is to be read from it."""
     if sys.stdin is None or sys.stdin.closed:

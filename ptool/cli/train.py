@@ -13,6 +13,7 @@ from ptool.cli import options as opt
 from ptool.cli import output
 from ptool.cli.peaks import peak_tflops
 from ptool.errors import UsageError
+from ptool.training import planning
 from ptool.training import run as runs
 from ptool.training.replay import Replay
 from ptool.training.resolving import overlay, settings_table
@@ -24,7 +25,10 @@ Sets = Annotated[
 
 
 def train(
-    packed: opt.Artefact = None,
+    packed: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PACKED/]...", help="Packed folders, or -; default the folder named on stdin."),
+    ] = None,
     output_folder: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER/", help="The run folder to write.")
     ] = None,
@@ -120,7 +124,7 @@ def train(
     given = settings_table(config, flags, sets or [])
     if peak := peak_tflops():
         given = overlay({"metrics": {"peak_tflops": peak}}, given)
-    plan = runs.plan_train(opt.artefact_input(packed), given, output_folder, force=force)
+    plan = planning.plan_train(opt.artefact_inputs(packed), given, output_folder, force=force)
     return finish(plan, dry_run=dry_run, force=force)
 
 
@@ -154,7 +158,7 @@ def manual() -> str:
     )
 
 
-def finish(plan: runs.Plan, *, dry_run: bool, force: bool = False) -> None:
+def finish(plan: planning.Plan, *, dry_run: bool, force: bool = False) -> None:
     """Print the plan, or carry it out and print the run's line."""
     out = output.current()
     if dry_run:

@@ -1,6 +1,6 @@
 """What a run was trained on: its packed data and its tokenizer, held against the digests the checkpoint carries.
 
-A checkpoint's manifest names the packed data by digest (`config["data"]["fingerprint"]`). The data is described by its
+A checkpoint's manifest names the packed data by digest (`config["data"]["fingerprints"]`). The data is described by its
 own manifest: in the history of the finished run, or in the packed folder, which `config.toml` knows the place of. The
 tokenizer's file lies in the run folder. So a score is never one of other data, or of ids from another vocabulary, by
 accident.
@@ -38,7 +38,8 @@ def packed_data(run: Path, checkpoint: Checkpoint, given: Path | None, reporter:
             hint="--packed FOLDER says where it is",
         )
     packed = PackedDataset.open(folder)
-    if _fingerprint(checkpoint) in (None, packed.fingerprint):
+    known = _fingerprints(checkpoint)
+    if not known or packed.fingerprint in known:
         return packed
     if given is None:
         raise InputError(
@@ -73,18 +74,18 @@ def run_tokenizer(run: Path, checkpoint: Checkpoint, given: Path | None) -> tupl
     return tokenizer, layout.eod_id
 
 
-def _fingerprint(checkpoint: Checkpoint) -> str | None:
-    """The digest of the packed data the run was trained on; None where the checkpoint does not say."""
+def _fingerprints(checkpoint: Checkpoint) -> list[str]:
+    """The digests of the packed data the run was trained on; none where the checkpoint does not say."""
     data = checkpoint.manifest.config.get("data")
-    recorded = data.get("fingerprint") if isinstance(data, dict) else None
-    return recorded if isinstance(recorded, str) and recorded else None
+    recorded = data.get("fingerprints") if isinstance(data, dict) else None
+    return [one for one in recorded or [] if isinstance(one, str)] if isinstance(recorded, list | tuple) else []
 
 
 def _history(run: Path, checkpoint: Checkpoint) -> Manifest | None:
     """The manifest of the packed data, from the checkpoint or the finished run, if it is that of the fingerprint."""
     for manifest in (checkpoint.manifest, read_folder_manifest(run)):
         found = None if manifest is None else _pack_manifest(manifest)
-        if found is not None and manifest_digest(found) == _fingerprint(checkpoint):
+        if found is not None and manifest_digest(found) in _fingerprints(checkpoint):
             return found
     return None
 
@@ -106,15 +107,15 @@ def _layout(manifest: Manifest, checkpoint: Checkpoint) -> PackedLayout:
 
 
 def _recorded_folder(run: Path) -> Path:
-    """The packed folder that `config.toml` names under [data]."""
+    """The first packed folder that `config.toml` names under [data]."""
     path = run / "config.toml"
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Path(table["data"]["packed"])
+        return Path(table["data"]["packed"][0])
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"cannot read: {reason}", where=str(path), hint=_PACKED_HINT) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
         message = "it does not name the packed data: no [data] packed"
         raise DamagedInput(message, where=str(path), hint=_PACKED_HINT) from error
 

@@ -170,6 +170,12 @@ class PackedSplit:
             positions[row, used[row] :] = 0
         return PackedRows(tokens, targets, segments, positions)
 
+    @property
+    def text_hashes(self) -> npt.NDArray[np.uint64]:
+        """xxh3-64 of every document's text, in the order of the input."""
+        hashes: npt.NDArray[np.uint64] = self._documents.records["text_hash"]
+        return hashes
+
     def documents_in(self, row: int) -> list[tuple[str, int, int]]:
         """The pieces of a row, left to right: (document id, first column, length)."""
         spans = self._spans[int(self._index[row]) : int(self._index[row + 1])]

@@ -25,11 +25,20 @@ Table = dict[str, Any]
 
 
 class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[data]"""
+    """[data]: one entry per packed folder in the first three."""
 
-    packed: Annotated[str, Meta(description="the packed folder; set from the command line")] = ""
-    fingerprint: Annotated[str, Meta(description="digest of its manifest; other data is refused on resume")] = ""
-    seq_len: Annotated[int, Meta(description="tokens in a row; set from the packed folder")] = 0
+    packed: Annotated[tuple[str, ...], Meta(description="the packed folders; set from the command line")] = ()
+    fingerprints: Annotated[
+        tuple[str, ...], Meta(description="digests of their manifests; other data is refused on resume")
+    ] = ()
+    seq_lens: Annotated[tuple[int, ...], Meta(description="tokens in a row; set from the packed folders")] = ()
+    mix: Annotated[
+        dict[str, float],
+        Meta(description="share of the tokens from each folder, by its name; empty: as many as each has"),
+    ] = {}
+    allow_repeats: Annotated[
+        bool, Meta(description="allow a document in folders of different phases; else it is an error")
+    ] = False
 
 
 class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +47,8 @@ class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tokens: Annotated[int, Meta(ge=0, description="tokens per optimiser step; 0: the model size's own")] = 0
     micro_rows: Annotated[int, Meta(ge=0, description="rows per forward pass of one rank; 0: fill micro_tokens")] = 0
     micro_tokens: Annotated[int, Meta(ge=1, description="tokens of a forward pass where micro_rows is 0")] = 8192
+    warmup_from: Annotated[int, Meta(ge=0, description="tokens per step at the beginning, doubled up to tokens")] = 0
+    warmup_tokens: Annotated[int, Meta(ge=0, description="tokens over which it doubles, in equal parts")] = 0
 
 
 class RunLength(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,15 +87,53 @@ class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clip: Annotated[float, Meta(gt=0, description="largest global gradient norm")] = 1.0
 
 
-class Schedule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[schedule]: linear warm-up, then a cosine."""
+Shape = Literal["cosine", "wsd", "linear", "constant"]
 
+
+class Schedule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[schedule]: linear warm-up, then a shape. In tokens; schedule.py has the formulas."""
+
+    shape: Annotated[Shape, Meta(description="cosine, wsd (warm-up, stable, decay), linear or constant")] = "cosine"
     warmup_steps: Annotated[
         int, Meta(ge=-1, description="-1: 2,000 steps or 2 % of the run, whichever is shorter")
     ] = -1
+    warmup_tokens: Annotated[int, Meta(ge=-1, description="in place of warmup_steps; -1: by warmup_steps")] = -1
     min_lr_ratio: Annotated[float, Meta(ge=0, le=1, description="learning rate at the end, as a share of the peak")] = (
         0.1
     )
+    decay_tokens: Annotated[int, Meta(ge=-1, description="of wsd: tokens of the decay; -1: a tenth of the run")] = -1
+
+
+class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A stretch of steps in which nothing changes but the learning rate along its curve; config.toml's [[phase]].
+
+    What a person gives ([[phase]] of a settings file, resolving.py) is made into these: every step of a run belongs to
+    one. Several can share a name: a growing batch cuts a phase in pieces. The curve may begin before the phase and end
+    after it: all tokens are counted from the beginning of the run.
+    """
+
+    name: str
+    steps: int
+    batch_tokens: int
+    micro_rows: int
+    seq_len: int
+    weights: tuple[float, ...]
+    shape: Shape
+    peak_lr: float
+    end_lr: float
+    warmup_tokens: int
+    decay_tokens: int
+    curve_start: int
+    curve_tokens: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of the global batch."""
+        return self.batch_tokens // self.seq_len
+
+    def accumulation(self, ranks: int) -> int:
+        """Forward passes of one of `ranks` ranks per optimiser step."""
+        return self.rows // (ranks * self.micro_rows)
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,8 +250,12 @@ class Validation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Faults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[faults]: damage done on purpose, to see the run survive it (`ptool demo`, tests)."""
 
+    kind: Annotated[
+        Literal["targets", "outlier", "slow", "lr", "nan", "nan-once"], Meta(description="which; see faults.py")
+    ] = "targets"
     bad_batch_at: Annotated[int, Meta(ge=0, description="the batch, counted from 1 in data order, that is spoilt")] = 0
-    bad_batches: Annotated[int, Meta(ge=1, description="batches spoilt from there on: their targets are random")] = 1
+    bad_batches: Annotated[int, Meta(ge=1, description="batches spoilt from there on")] = 1
+    rank: Annotated[int, Meta(ge=0, description="the rank whose loss is broken, for kind nan")] = 0
 
 
 class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -221,21 +274,12 @@ class RunConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics: Metrics = Metrics()
     validation: Validation = Validation()
     faults: Faults = Faults()
+    phase: tuple[Phase, ...] = ()
 
     @property
     def model_config(self) -> ModelConfig:
         """The model's shape."""
         return ModelConfig.from_table(self.model)
-
-    @property
-    def rows_per_step(self) -> int:
-        """Rows of the global batch."""
-        return self.batch.tokens // self.data.seq_len
-
-    @property
-    def accumulation(self) -> int:
-        """Forward passes of one rank per optimiser step."""
-        return self.rows_per_step // (self.parallel.ranks * self.batch.micro_rows)
 
 
 SECTIONS: dict[str, type[Struct]] = {
@@ -266,7 +310,7 @@ def settings() -> Iterator[tuple[str, str, str]]:
 
 def as_tables(config: RunConfig) -> Table:
     """Plain nested tables, as manifests and TOML hold them."""
-    tables: Table = msgspec.to_builtins(config)
+    tables: Table = msgspec.json.decode(msgspec.json.encode(config))
     return tables
 
 
@@ -274,7 +318,9 @@ def to_toml(config: RunConfig) -> str:
     """The text of `config.toml`."""
     lines = ["# Written by ptool: every setting of this run, resolved. `ptool resume` reads it; do not edit."]
     for section, values in as_tables(config).items():
-        lines += ["", f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in values.items())]
+        tables = [(f"[{section}]", values)] if isinstance(values, dict) else [(f"[[{section}]]", v) for v in values]
+        for header, table in tables:
+            lines += ["", header, *(f"{key} = {toml_value(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -293,6 +339,9 @@ def toml_value(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, dict):
+        pairs = (f"{toml_value(str(key))} = {toml_value(item)}" for key, item in value.items())
+        return f"{{{', '.join(pairs)}}}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(toml_value, value))}]"
     return msgspec.json.encode(str(value)).decode().replace("\x7f", "\\u007f")

@@ -1,10 +1,10 @@
-"""The ends of a run folder: the data it was trained on, and the manifest that says it is finished."""
+"""The end of a run folder: the manifest that says it is finished."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from ptool.errors import InputError
 from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import MANIFEST, list_files
 from ptool.formats.atomic import write_bytes
@@ -15,21 +15,7 @@ from ptool.training.config import RunConfig, as_tables
 STAGE = "train"
 
 
-def open_data(config: RunConfig) -> PackedDataset:
-    """The packed data of a run. Raises InputError where it is gone or is not the same any more."""
-    packed = Path(config.data.packed)
-    if not packed.is_dir():
-        raise InputError("the packed data of this run is gone", where=str(packed), hint="bring it back to that place")
-    dataset = PackedDataset.open(packed)
-    if dataset.fingerprint != config.data.fingerprint:
-        message = (
-            f"the packed data changed: {dataset.fingerprint}, and the run was started on {config.data.fingerprint}"
-        )
-        raise InputError(message, where=str(packed), hint="pack the same data again, or train into another folder")
-    return dataset
-
-
-def finish(run: Path, config: RunConfig, dataset: PackedDataset) -> Manifest:
+def finish(run: Path, config: RunConfig, datasets: Sequence[PackedDataset]) -> Manifest:
     """Write RUN/manifest.json: the run is finished.
 
     It lists what is the same in every equal run: the tokenizer and the final weights. The checkpoint's other files are
@@ -37,8 +23,9 @@ def finish(run: Path, config: RunConfig, dataset: PackedDataset) -> Manifest:
     """
     step = config.run.max_steps
     names = [str(path.relative_to(run)) for path in folders.weights_of(run, step)]
-    if dataset.layout.tokenizer is not None:
-        names.append(dataset.layout.tokenizer)
+    tokenizer = datasets[0].layout.tokenizer
+    if tokenizer is not None:
+        names.append(tokenizer)
     manifest = new_manifest(
         STAGE,
         identity(config),
@@ -49,7 +36,7 @@ def finish(run: Path, config: RunConfig, dataset: PackedDataset) -> Manifest:
             "parameters": config.model_config.num_parameters(),
         },
         files=list_files(run, names),
-        upstream=[dataset.manifest],
+        upstream=[dataset.manifest for dataset in datasets],
     )
     write_bytes(run / MANIFEST, encode_manifest(manifest) + b"\n")
     return manifest

@@ -16,7 +16,7 @@ from ptool.errors import InputError, PtoolError
 from ptool.reporting import SILENT, Reporter
 from ptool.training import locks
 from ptool.training.config import RunConfig, from_toml
-from ptool.training.requirements import FP16_WARNING, check_execution, resolve_optimizer
+from ptool.training.requirements import FP16_WARNING
 from ptool.training.signals import StopRequest
 
 CONFIG = "config.toml"
@@ -76,20 +76,20 @@ def work(run: Path, stop: StopRequest, reporter: Reporter, *, joined: bool = Fal
 def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) -> None:
     from ptool.models.decoder import Decoder
     from ptool.models.execution import Execution
+    from ptool.training.corpus import open_corpus
     from ptool.training.engine import Engine, EngineSpec
-    from ptool.training.finish import finish, open_data
+    from ptool.training.finish import finish
     from ptool.training.loop import Trainer
     from ptool.training.ranks import Ranks
 
-    dataset = open_data(config)
+    corpus = open_corpus(config)
     precision = config.parallel.precision
-    optimizer = resolve_optimizer(config.optimizer, config.parallel, config.optimizer.peak_lr)
-    check_execution(config.execution, config.parallel)
+    optimizer = config.optimizer
     spec = EngineSpec(
         zero=config.parallel.zero,
         precision="fp32" if precision == "auto" else precision,
         device="cuda" if config.parallel.device == "cuda" else "cpu",
-        accumulation=config.accumulation,
+        accumulation=config.phase[0].accumulation(config.parallel.ranks),
         optimizer=optimizer.name,
         betas=(optimizer.beta1, optimizer.beta2),
         eps=optimizer.eps,
@@ -101,11 +101,11 @@ def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) 
         reporter.notice(FP16_WARNING)
     ranks = Ranks(engine.device)
     locks.expect_no_ranks(run, own=range(ranks.size)) if ranks.is_first else None
-    trainer = Trainer(run, config, dataset, engine, ranks, stop=stop, reporter=reporter)
+    trainer = Trainer(run, config, corpus, engine, ranks, stop=stop, reporter=reporter)
     try:
         trainer.start()
         trainer.train()
-        ranks.together(lambda: finish(run, config, dataset) if ranks.is_first else None)
+        ranks.together(lambda: finish(run, config, corpus.datasets) if ranks.is_first else None)
         trainer.timeline.record("finish", step=config.run.max_steps)
         ranks.barrier()
     finally:

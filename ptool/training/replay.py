@@ -26,6 +26,7 @@ import msgspec
 from ptool.errors import InputError
 from ptool.training import spikes
 from ptool.training.config import Spike
+from ptool.training.course import Course
 from ptool.training.history import ATTEMPTS, METRICS, Record, read_lines
 from ptool.training.spikes import Action, Decision, Observation, Window
 
@@ -75,7 +76,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def replay(run: Path, config: Spike, *, warmup_steps: int) -> Replay:
+def replay(run: Path, config: Spike, *, course: Course) -> Replay:
     """Judge every batch that `run` tried by `config`. Raises InputError for a folder without steps."""
     tried = tried_batches(run)
     if not tried:
@@ -85,6 +86,7 @@ def replay(run: Path, config: Spike, *, warmup_steps: int) -> Replay:
     decisions: list[Decision] = []
     judged: set[tuple[int, int]] = set()
     window, attempt = Window(), tried[0].attempt
+    warmup_steps = course.warmup_steps
     num_clipped = two_sigma = two_sigma_false = 0
     for batch in tried:
         first = batch.seen[0]
@@ -93,7 +95,9 @@ def replay(run: Path, config: Spike, *, warmup_steps: int) -> Replay:
             accepted = [now for now in accepted if now.step < first.step]
             window = Window()
             for now in accepted:
-                window = spikes.accept(config, window, now)
+                window = spikes.accept(config, Window() if course.begins_anew(now.step) else window, now)
+        if course.begins_anew(first.step):
+            window = Window()
         if len(window.losses) >= config.min_history and spikes.exceeds_two_sigma(window, first):
             two_sigma += 1
             two_sigma_false += not batch.refused

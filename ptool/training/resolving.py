@@ -20,21 +20,24 @@ from ptool import units
 from ptool.errors import UsageError
 from ptool.models.config import ModelConfig, ModelSize, load_size, size_names
 from ptool.plugins import unknown
-from ptool.training.config import SECTIONS, Batch, Data, Parallel, RunConfig, Table, read_config
+from ptool.training.config import SECTIONS, Parallel, Phase, RunConfig, Table, read_config
+from ptool.training.course import Course
+from ptool.training.phases import FolderFacts, PhaseGiven, resolve_phases
+from ptool.training.requirements import check_execution, resolve_optimizer
 
 MODEL_KEYS = ("size", *ModelConfig.__struct_fields__)
-RESUMABLE = ("checkpoint", "spike", "metrics", "faults", "parallel.timeout_seconds")
-"""What `resume --set` may change: none of it moves an accepted step that is already there."""
 
 
 class DataFacts(Struct, frozen=True, kw_only=True):
-    """What resolving needs to know of the packed data."""
+    """What resolving needs to know of the packed data: its folders, and a vocabulary that holds all their tokens."""
 
-    packed: str
-    fingerprint: str
-    seq_len: int
+    folders: tuple[FolderFacts, ...]
     vocab_size: int
-    num_rows: int
+
+    @property
+    def seq_len(self) -> int:
+        """The longest rows."""
+        return max(folder.seq_len for folder in self.folders)
 
 
 class MachineFacts(Struct, frozen=True, kw_only=True):
@@ -98,23 +101,36 @@ def check(table: Mapping[str, Any], *, where: str | None = None) -> Table:
     """
     checked: Table = {}
     for section, values in table.items():
-        if section != "model" and section not in SECTIONS:
-            raise _located(unknown("section", section, ["model", *SECTIONS]), where)
-        if not isinstance(values, Mapping):
-            raise UsageError(f"{section} is a value; a table [{section}] is needed", where=where)
-        fields = MODEL_KEYS if section == "model" else SECTIONS[section].__struct_fields__
-        hints = get_type_hints(ModelConfig if section == "model" else SECTIONS[section])
-        checked[section] = {}
-        for key, value in values.items():
-            if key not in fields:
-                raise _located(unknown(f"key in [{section}]", key, fields), where)
-            checked[section][key] = _number(value, hints.get(key, str))
-    try:
-        for section, kind in SECTIONS.items():
-            msgspec.convert(checked.get(section, {}), kind)
-    except msgspec.ValidationError as error:
-        place = str(error).replace("$.", f"{section}.")
-        raise UsageError(place[:1].lower() + place[1:], where=where or f"[{section}]") from error
+        if section == "phase":
+            if not isinstance(values, Sequence) or isinstance(values, str):
+                raise UsageError("phase is no list of tables", where=where, hint="each phase begins with [[phase]]")
+            checked[section] = [_checked(section, phase, PhaseGiven, where) for phase in values]
+        elif section == "model":
+            checked[section] = _checked(section, values, ModelConfig, where)
+        elif section in SECTIONS:
+            checked[section] = _checked(section, values, SECTIONS[section], where)
+        else:
+            raise _located(unknown("section", section, ["model", *SECTIONS, "phase"]), where)
+    return checked
+
+
+def _checked(section: str, values: object, kind: type[Struct], where: str | None) -> Table:
+    """One table of `kind`."""
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{section} is a value; a table [{section}] is needed", where=where)
+    fields = MODEL_KEYS if kind is ModelConfig else kind.__struct_fields__
+    hints = get_type_hints(kind)
+    checked: Table = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise _located(unknown(f"key in [{section}]", key, fields), where)
+        checked[key] = _number(value, hints.get(key, str))
+    if kind is not ModelConfig:  # its own reader says more
+        try:
+            msgspec.convert(checked, kind)
+        except msgspec.ValidationError as error:
+            place = str(error).replace("$.", f"{section}.")
+            raise UsageError(place[:1].lower() + place[1:], where=where or f"[{section}]") from error
     return checked
 
 
@@ -124,25 +140,39 @@ def resolve(given: Mapping[str, Any], data: DataFacts, machine: MachineFacts) ->
     The global batch does not depend on the number of ranks, except that it is rounded up to a multiple of it.
     """
     model, peak_lr, batch_tokens = _resolve_model(given.get("model", {}), data)
-    config = msgspec.convert({**given, "model": model}, RunConfig)
-    parallel = _resolve_parallel(config.parallel, machine)
-    batch = _resolve_batch(config.batch, batch_tokens, data.seq_len, parallel.ranks)
-    rows = batch.tokens // data.seq_len
-    max_steps = config.run.max_steps
-    if max_steps == 0:
-        max_steps = -(-config.run.tokens // batch.tokens) if config.run.tokens else max(1, data.num_rows // rows)
-    warmup = config.schedule.warmup_steps
-    if warmup < 0:
-        warmup = min(2000, max(1, max_steps // 50))
+    phases = [msgspec.convert(phase, PhaseGiven) for phase in given.get("phase", ())]
+    config = msgspec.convert({**given, "model": model, "phase": ()}, RunConfig)
+    if phases and (config.run.max_steps or config.run.tokens):
+        raise UsageError("the phases say how long the run is", hint="leave out --tokens and --max-steps")
     replace = msgspec.structs.replace
+    parallel = _resolve_parallel(config.parallel, machine)
+    config = replace(
+        config,
+        data=replace(
+            config.data,
+            packed=tuple(folder.packed for folder in data.folders),
+            fingerprints=tuple(folder.fingerprint for folder in data.folders),
+            seq_lens=tuple(folder.seq_len for folder in data.folders),
+        ),
+        parallel=parallel,
+        batch=replace(config.batch, tokens=config.batch.tokens or batch_tokens),
+        optimizer=resolve_optimizer(config.optimizer, parallel, peak_lr),
+    )
+    check_execution(config.execution, parallel)
+    resolved, schedule = resolve_phases(phases, config, data.folders)
+    return with_phases(replace(config, schedule=schedule), resolved)
+
+
+def with_phases(config: RunConfig, phases: Sequence[Phase]) -> RunConfig:
+    """`config` with these phases, and what [run] and [batch] say of them."""
+    replace = msgspec.structs.replace
+    course = Course(phases)
+    full = max(phases, key=lambda phase: phase.batch_tokens)
     return replace(
         config,
-        data=Data(packed=data.packed, fingerprint=data.fingerprint, seq_len=data.seq_len),
-        batch=batch,
-        parallel=parallel,
-        run=replace(config.run, max_steps=max_steps, tokens=max_steps * batch.tokens),
-        optimizer=replace(config.optimizer, peak_lr=config.optimizer.peak_lr or peak_lr),
-        schedule=replace(config.schedule, warmup_steps=warmup),
+        run=replace(config.run, max_steps=course.num_steps, tokens=course.num_tokens),
+        batch=replace(config.batch, tokens=full.batch_tokens),
+        phase=tuple(phases),
     )
 
 
@@ -190,19 +220,6 @@ def _resolve_parallel(parallel: Parallel, machine: MachineFacts) -> Parallel:
         or max(1, machine.num_cpus // max(1, min(ranks, machine.num_gpus or ranks)))
     )
     return msgspec.structs.replace(parallel, device=device, ranks=ranks, precision=precision, threads=threads)
-
-
-def _resolve_batch(batch: Batch, size_tokens: int, seq_len: int, ranks: int) -> Batch:
-    rows = max(1, round((batch.tokens or size_tokens) / seq_len))
-    micro_rows = batch.micro_rows
-    if micro_rows:
-        unit = ranks * micro_rows
-        rows = -(-rows // unit) * unit
-    else:
-        rows = -(-rows // ranks) * ranks
-        most = max(1, batch.micro_tokens // seq_len)
-        micro_rows = max(m for m in range(1, min(most, rows // ranks) + 1) if (rows // ranks) % m == 0)
-    return msgspec.structs.replace(batch, tokens=rows * seq_len, micro_rows=micro_rows)
 
 
 def _number(value: object, hint: Any) -> object:

@@ -31,7 +31,7 @@ _OURS = {"--print-sbatch": 0, "--nodes": 1, "--gpus-per-node": 1}
 
 def script(
     words: Sequence[str],
-    packed: str | None,
+    packed: Sequence[str] | None,
     run: Path,
     *,
     nodes: int,
@@ -45,7 +45,7 @@ def script(
     `gpus_per_node` 0 means CPU ranks: `ranks` in all, or one per node. `folder` is where relative paths hold (default:
     here), `program` what `ptool` is (default: this interpreter's). Raises UsageError for what a job cannot do.
     """
-    if packed is None or packed == "-":
+    if not packed or "-" in packed:
         raise UsageError("a job has no pipe to read the packed folder from", hint="name it: ptool train PACKED/ …")
     folder = Path.cwd() if folder is None else folder
     kept = _without_ours(words)

@@ -25,10 +25,12 @@ import msgspec
 import numpy as np
 
 from ptool.formats.atomic import write_bytes
+from ptool.formats.mixture import Samples as Places
 from ptool.formats.packed import PackedDataset
 from ptool.training import spikes
-from ptool.training.config import RunConfig
-from ptool.training.data import Range, SampleOrder, Samples
+from ptool.training.corpus import Corpus
+from ptool.training.course import Course
+from ptool.training.data import Range, Samples
 from ptool.training.history import EVENTS, Record, read_lines
 from ptool.training.spikes import Decision, Observation, Window
 
@@ -64,24 +66,23 @@ class SpikeReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_report(
     run: Path,
-    config: RunConfig,
-    dataset: PackedDataset,
+    corpus: Corpus,
     decision: Decision,
     now: Observation,
     window: Window,
     earlier: Sequence[Decision],
 ) -> SpikeReport:
     """Answer the questions about `now`, which `decision` is about; `earlier` are the decisions before it."""
-    order = SampleOrder(dataset.train.num_rows, seed=config.run.seed, fingerprint=dataset.fingerprint)
+    skipped = [other.skip for other in earlier]
     return SpikeReport(
         decision=decision,
         samples=now.samples,
         gradient_norm=_gradient_norm(window, now),
-        batch=_batch(dataset, order, now.samples),
+        batch=_batch(corpus, now.samples, skipped),
         hardware=_hardware(decision),
         not_finite={"finding": "where it stopped being finite was not measured" if not now.is_finite else "all finite"},
-        changes=_changes(run, config, earlier, now.step),
-        recurrence=_recurrence(dataset, order, now.samples, earlier),
+        changes=_changes(run, corpus.course, earlier, now.step),
+        recurrence=_recurrence(corpus, now.samples, earlier),
     )
 
 
@@ -106,16 +107,18 @@ def _gradient_norm(window: Window, now: Observation) -> Record:
     return {"finding": finding, "ratio": ratio, "deviations": z if np.isfinite(z) else None, "norms": norms[-32:]}
 
 
-def _batch(dataset: PackedDataset, order: SampleOrder, samples: Range) -> Record:
+def _batch(corpus: Corpus, samples: Range, skipped: Sequence[Range]) -> Record:
     """The documents of the refused step, and how much of its rows repeats, beside the 32 rows before them."""
-    rows = order.rows(np.arange(*samples, dtype=np.int64))
-    before = order.rows(np.arange(max(0, samples[0] - 32), samples[0], dtype=np.int64))
-    repeats = [_repeated(row) for row in _tokens(dataset, rows)]
-    usual = [_repeated(row) for row in _tokens(dataset, before)] or [0.0]
-    text_of = _decoder(dataset)
+    places = corpus.places(np.arange(*samples, dtype=np.int64), skipped)
+    before = corpus.places(np.arange(max(0, samples[0] - 32), samples[0], dtype=np.int64), skipped)
+    repeats = [_repeated(row) for row in _tokens(corpus, places)]
+    usual = [_repeated(row) for row in _tokens(corpus, before)] or [0.0]
+    text_of = _decoder(corpus.datasets[0])
     documents: list[Record] = []
-    for row, tokens in zip(rows.tolist(), _tokens(dataset, rows), strict=True):
-        for document, start, length in dataset.train.documents_in(row):
+    rows = places.rows
+    where = zip(places.folders.tolist(), rows.tolist(), _tokens(corpus, places), strict=True)
+    for folder, row, tokens in where:
+        for document, start, length in corpus.datasets[folder].train.documents_in(row):
             piece = tokens[start : start + length]
             common = int(np.unique(piece, return_counts=True)[1].max()) / length
             text = text_of(piece)[:EXCERPT] if len(documents) < MOST_DOCUMENTS else ""
@@ -132,6 +135,7 @@ def _batch(dataset: PackedDataset, order: SampleOrder, samples: Range) -> Record
     return {
         "finding": finding + (f"; {len(twice)} documents are in it in several pieces" if twice else ""),
         "rows": rows.tolist(),
+        "folders": [corpus.datasets[folder].folder.name for folder in places.folders.tolist()],
         "repeated": [round(value, 4) for value in repeats],
         "repeated_usually": round(median(usual), 4),
         "documents_in_pieces": twice,
@@ -152,11 +156,12 @@ def _hardware(decision: Decision) -> Record:
     return {"finding": finding, "host": os.uname().nodename, "kernel": messages}
 
 
-def _changes(run: Path, config: RunConfig, earlier: Sequence[Decision], step: int) -> Record:
+def _changes(run: Path, course: Course, earlier: Sequence[Decision], step: int) -> Record:
     """Steps since what changes how steps are taken."""
     starts = [e["step"] for e in read_lines(run / EVENTS) if e.get("event") == "start" and e.get("attempt", 1) > 1]
     since = {
-        "the end of warm-up": step - config.schedule.warmup_steps,
+        "the end of warm-up": step - course.warmup_steps,
+        "a change of phase": min((step - first for first in course.first_steps[1:] if first <= step), default=None),
         "a resume": min((step - at for at in starts if at < step), default=None),
         "a rollback": min((step - at for at in spikes.rollback_targets(earlier) if at < step), default=None),
     }
@@ -167,36 +172,39 @@ def _changes(run: Path, config: RunConfig, earlier: Sequence[Decision], step: in
     return {"finding": "; ".join(near) or f"nothing changed within {NEAR} steps before it", "steps_since": since}
 
 
-def _recurrence(dataset: PackedDataset, order: SampleOrder, samples: Range, earlier: Sequence[Decision]) -> Record:
+def _recurrence(corpus: Corpus, samples: Range, earlier: Sequence[Decision]) -> Record:
     """Decisions about the same rows, or about documents that stand in them."""
-    rows, ids = _rows_and_documents(dataset, order, samples)
-    epoch, place = divmod(samples[0], order.num_rows)
+    skipped = [decision.skip for decision in earlier]
+    rows, ids, epoch = _rows_and_documents(corpus, samples, skipped)
     again = []
     for decision in earlier:
-        if decision.skip[0] // order.num_rows == epoch:
-            continue
-        other_rows, other_ids = _rows_and_documents(dataset, order, decision.skip)
-        if rows & other_rows or ids & other_ids:
-            shared = {"rows": sorted(rows & other_rows), "documents": sorted(ids & other_ids)}
+        other_rows, other_ids, other_epoch = _rows_and_documents(corpus, decision.skip, skipped)
+        if other_epoch != epoch and (rows & other_rows or ids & other_ids):
+            shared = {"rows": sorted(row for _, row in rows & other_rows), "documents": sorted(ids & other_ids)}
             again.append({"step": decision.step + 1, **shared})
-    finding = f"epoch {epoch + 1}, row {place + 1:,} of {order.num_rows:,} in its order"
+    finding = f"epoch {epoch + 1}, sample {samples[0]:,} in data order"
     if again:
         finding = (
             f"the same rows or documents were guilty in another epoch ({len(again)} times): look at them; {finding}"
         )
-    return {"finding": finding, "epoch": epoch, "place": place / order.num_rows, "earlier": again}
+    return {"finding": finding, "epoch": epoch, "earlier": again}
 
 
-def _rows_and_documents(dataset: PackedDataset, order: SampleOrder, samples: Range) -> tuple[set[int], set[str]]:
-    """The rows of samples, and the ids of the documents in the first `MOST_ROWS` of them."""
-    rows = order.rows(np.arange(*samples, dtype=np.int64)).tolist()
-    return set(rows), {name for row in rows[:MOST_ROWS] for name, _, _ in dataset.train.documents_in(row)}
+def _rows_and_documents(
+    corpus: Corpus, samples: Range, skipped: Sequence[Range]
+) -> tuple[set[tuple[int, int]], set[str], int]:
+    """The rows of samples by (folder, row), the ids of the documents in the first `MOST_ROWS` of them, the epoch."""
+    places = corpus.places(np.arange(*samples, dtype=np.int64), skipped)
+    rows = list(zip(places.folders.tolist(), places.rows.tolist(), strict=True))
+    splits = [dataset.train for dataset in corpus.datasets]
+    ids = {name for folder, row in rows[:MOST_ROWS] for name, _, _ in splits[folder].documents_in(row)}
+    return set(rows), ids, int(places.epochs[0])
 
 
-def _tokens(dataset: PackedDataset, rows: Samples) -> Iterator[Samples]:
+def _tokens(corpus: Corpus, places: Places) -> Iterator[Samples]:
     """The tokens of rows, few at a time: a step of a large run has thousands."""
-    for start in range(0, len(rows), 64):
-        yield from dataset.train.rows(rows[start : start + 64]).tokens
+    for start in range(0, len(places.rows), 64):
+        yield from corpus.rows(Places(*(column[start : start + 64] for column in places))).tokens
 
 
 def _repeated(tokens: Samples) -> float:

@@ -81,7 +81,7 @@ def make_run(folder: Path, *, eod: bool = True) -> SmallRun:
     run = folder / "运行 a"
     run.mkdir()
     write_bytes(run / "tok.model", tokenizer.file.read_bytes())
-    write_bytes(run / "config.toml", f'[data]\npacked = "{packed.folder}"\n'.encode())
+    write_bytes(run / "config.toml", f'[data]\npacked = ["{packed.folder}"]\n'.encode())
     decoder = Decoder(config, seed=1)
     for step in (2, 10):
         decoder = Decoder(config, seed=step)
@@ -98,7 +98,10 @@ def write_checkpoint(run: Path, step: int, decoder: Decoder, packed: PackedDatas
     save_weights(folder / "weights_00000.safetensors", decoder.state_dict(), decoder.config)
     manifest = new_manifest(
         "checkpoint",
-        {"model": decoder.config.as_table(), "data": {"packed": str(packed.folder), "fingerprint": packed.fingerprint}},
+        {
+            "model": decoder.config.as_table(),
+            "data": {"packed": str(packed.folder), "fingerprints": [packed.fingerprint]},
+        },
         num_tokens=step * 64,
         details={"step": step, "tokens": step * 64},
         files=list_files(folder, ["weights_00000.safetensors"]),

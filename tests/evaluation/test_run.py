@@ -135,7 +135,7 @@ def test_a_run_without_a_checkpoint_is_an_error(small):
 
 def test_packed_data_that_moved_is_named_with_the_way_out(small, tmp_path):
     moved = shutil.copytree(small.packed.folder, tmp_path / "moved")
-    (small.run / "config.toml").write_text('[data]\npacked = "/nowhere/packed"\n')
+    (small.run / "config.toml").write_text('[data]\npacked = ["/nowhere/packed"]\n')
     with pytest.raises(InputError, match=r"/nowhere/packed: .* no longer there .*--packed FOLDER"):
         evaluate(small.run)
     assert evaluate(small.run, config=EvalConfig(packed=moved)) == evaluate(small.run, config=EvalConfig(packed=moved))
@@ -147,7 +147,7 @@ def test_packed_data_that_moved_is_named_with_the_way_out(small, tmp_path):
 
 def test_other_packed_data_is_refused_unless_it_is_asked_for(small, tmp_path):
     other = pack_texts(tmp_path / "other", small.tokenizer, held_out=2)
-    (small.run / "config.toml").write_text(f'[data]\npacked = "{other.folder}"\n')
+    (small.run / "config.toml").write_text(f'[data]\npacked = ["{other.folder}"]\n')
     with pytest.raises(InputError, match="no longer the data"):
         evaluate(small.run)
     notices: list[str] = []
@@ -176,7 +176,7 @@ def test_nothing_held_out_says_what_to_do(small, tmp_path):
     bare = pack_texts(tmp_path / "bare", small.tokenizer, held_out=0)
     shutil.rmtree(small.run / "checkpoints")
     write_checkpoint(small.run, 1, small.decoder, bare)
-    (small.run / "config.toml").write_text(f'[data]\npacked = "{bare.folder}"\n')
+    (small.run / "config.toml").write_text(f'[data]\npacked = ["{bare.folder}"]\n')
     with pytest.raises(InputError, match=r"no documents were held out .*--holdout"):
         evaluate(small.run)
 

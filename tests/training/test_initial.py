@@ -16,6 +16,7 @@ from ptool.models.llama_folder import write_folder
 from ptool.training import initial
 from ptool.training.initial import find, settings_with_initial
 from ptool.training.resolving import DataFacts, MachineFacts, check, resolve
+from tests.training import plans
 
 SHAPE = ModelConfig(vocab_size=70, layers=2, hidden=16, heads=2, max_seq_len=16, norm_eps=1e-6)
 LAPTOP = MachineFacts(device="cpu", num_gpus=0, num_cpus=2, fast_bf16=False)
@@ -36,7 +37,7 @@ def folder(tmp_path):
 
 def planned(folder, *, vocab_size=64, seq_len=32, **tables):
     given = check({**tables, "run": {"init": str(folder), "max_steps": 2}})
-    data = DataFacts(packed="/p", fingerprint="f", seq_len=seq_len, vocab_size=vocab_size, num_rows=100)
+    data = DataFacts(folders=(plans.folder(seq_len=seq_len),), vocab_size=vocab_size)
     return resolve(settings_with_initial(given, seq_len=seq_len, vocab_size=vocab_size), data, LAPTOP)
 
 

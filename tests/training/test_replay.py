@@ -12,11 +12,12 @@ import pytest
 
 from ptool.errors import InputError
 from ptool.training import spikes
-from ptool.training.config import Spike
+from ptool.training.config import RunConfig, Spike, to_toml
+from ptool.training.course import Course
 from ptool.training.history import Metrics, StepRecord
 from ptool.training.replay import replay, tried_batches
 from ptool.training.spikes import Action, Decision, Observation, Window
-from tests.training import tiny
+from tests.training import plans, tiny
 
 BATCH = 8
 CONFIG = Spike(back_off=20)
@@ -74,11 +75,14 @@ def make_run(folder: Path, bad: dict[int, float], *, steps: int = 300, kill_at: 
     return decisions
 
 
+COURSE = Course([plans.phase(steps=20_000)])
+
+
 def test_the_runs_own_settings_give_its_own_decisions_also_over_a_kill_and_a_rollback(tmp_path: Path) -> None:
     bad = {100: math.nan, 150: 9.0, 200: 9.0, 201: 9.1, 202: 9.2}
     made = make_run(tmp_path, bad, kill_at=180)
     assert [d.action for d in made] == ["skip", "skip", "skip", "skip", "rollback"]
-    found = replay(tmp_path, CONFIG, warmup_steps=0)
+    found = replay(tmp_path, CONFIG, course=COURSE)
     assert [outcome.decision for outcome in found.outcomes] == made
     assert all(outcome.refused for outcome in found.outcomes)
     assert (found.num_refused, found.count(Action.ROLLBACK)) == (5, 1)
@@ -87,8 +91,8 @@ def test_the_runs_own_settings_give_its_own_decisions_also_over_a_kill_and_a_rol
 def test_other_thresholds_decide_otherwise(tmp_path: Path) -> None:
     make_run(tmp_path, {150: 9.0, 170: 3 * 1.12})
     deaf = msgspec.structs.replace(CONFIG, loss_z=1e6, joint_loss_z=1e6)
-    assert replay(tmp_path, deaf, warmup_steps=0).outcomes == []
-    keen = replay(tmp_path, msgspec.structs.replace(CONFIG, loss_z=3.5), warmup_steps=0)
+    assert replay(tmp_path, deaf, course=COURSE).outcomes == []
+    keen = replay(tmp_path, msgspec.structs.replace(CONFIG, loss_z=3.5), course=COURSE)
     new = [outcome.decision.skip[0] // BATCH for outcome in keen.outcomes if not outcome.refused]
     assert 170 in new
 
@@ -100,7 +104,7 @@ def test_mean_plus_two_sigma_warns_about_228_times_in_10000_clean_steps_and_the_
     for step in range(1, num_steps + 1):
         metrics.append(record(step, (step - 1) * BATCH, rng.gauss(3.0, 0.1), 1))
     metrics.close()
-    found = replay(tmp_path, CONFIG, warmup_steps=0)
+    found = replay(tmp_path, CONFIG, course=COURSE)
     assert found.outcomes == []
     assert found.two_sigma == found.two_sigma_false
     # 227.5 of a known normal; mean and sigma of 128 steps are themselves noisy: 1.992 sigma of Student's t, 242 +- 16
@@ -118,10 +122,10 @@ def test_batches_come_in_the_order_in_which_they_were_tried(tmp_path: Path) -> N
 
 def test_the_command_prints_counts_and_takes_spike_settings_only(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no steps"):
-        replay(tmp_path, CONFIG, warmup_steps=0)
+        replay(tmp_path, CONFIG, course=COURSE)
     make_run(tmp_path, {150: 9.0})
-    table = "[model]\nlayers = 1\n[schedule]\nwarmup_steps = 0\n[spike]\nback_off = 20\n"
-    (tmp_path / "config.toml").write_text(table)
+    config = RunConfig(model={"layers": 1}, spike=Spike(back_off=20), phase=(plans.phase(steps=20_000),))
+    (tmp_path / "config.toml").write_text(to_toml(config))
     done = tiny.run("train", "--replay-spikes", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "skip" in done.stdout

@@ -128,13 +128,12 @@ def plain_torch_losses(base: Path, run: Path, steps: int) -> list[tuple[float, f
     """(loss, gradient norm) of the same run as a bare loop: one process, the whole batch at once, torch's AdamW."""
     import torch
 
-    from ptool.formats.packed import PackedDataset
     from ptool.models.decoder import Decoder
-    from ptool.training import config, data, schedule
+    from ptool.training import config
+    from ptool.training.corpus import open_corpus
 
     settings = config.from_toml(run / "config.toml")
-    dataset = PackedDataset.open(base / "packed")
-    order = data.SampleOrder(dataset.train.num_rows, seed=0, fingerprint=dataset.fingerprint)
+    corpus = open_corpus(settings)
     model = Decoder(settings.model_config, seed=0)
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embedding" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() == 1 or "embedding" in name]
@@ -142,14 +141,14 @@ def plain_torch_losses(base: Path, run: Path, steps: int) -> list[tuple[float, f
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
     seen = []
     for step in range(1, steps + 1):
-        rows = dataset.train.rows(order.rows(np.arange(8 * step - 8, 8 * step)))
+        rows = corpus.rows(corpus.places(np.arange(8 * step - 8, 8 * step), []))
         batch = (torch.as_tensor(getattr(rows, name)) for name in ("tokens", "positions", "segments", "targets"))
         loss_sum, num_targets = model(*batch)
         optimizer.zero_grad()
         (loss_sum / num_targets).backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate(settings, step)
+            group["lr"] = corpus.course.learning_rate(step)
         optimizer.step()
         seen.append((float(loss_sum.detach() / num_targets), float(norm)))
     return seen

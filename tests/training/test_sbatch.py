@@ -34,7 +34,9 @@ def test_the_script_has_one_rank_per_gpu_and_the_words_that_were_typed(tmp_path:
         "--set",
         "a.b=c d",
     ]
-    text = script(words, "my packed/", Path("runs/数 据"), nodes=4, gpus_per_node=8, folder=tmp_path, program=["ptool"])
+    text = script(
+        words, ["my packed/"], Path("runs/数 据"), nodes=4, gpus_per_node=8, folder=tmp_path, program=["ptool"]
+    )
     expected = ["ptool", "train", "my packed/", "-o", "runs/数 据", "--set", "a.b=c d", "--ranks", "32"]
     assert command_of(text) == expected
     for option in ("--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--requeue", "--signal=B:USR1@300"):
@@ -44,7 +46,7 @@ def test_the_script_has_one_rank_per_gpu_and_the_words_that_were_typed(tmp_path:
 
 
 def test_cpu_ranks_are_spread_over_the_nodes() -> None:
-    text = script(["p", "--ranks", "6"], "p", Path("r"), nodes=2, gpus_per_node=0, ranks=6)
+    text = script(["p", "--ranks", "6"], ["p"], Path("r"), nodes=2, gpus_per_node=0, ranks=6)
     assert "#SBATCH --ntasks-per-node=3\n" in text
     assert "--gpus" not in text
     assert command_of(text).count("--ranks") == 1
@@ -54,14 +56,14 @@ def test_cpu_ranks_are_spread_over_the_nodes() -> None:
     ("words", "packed", "ranks", "complaint"),
     [
         (["-o", "r"], None, None, "no pipe"),
-        (["-", "-o", "r"], "-", None, "no pipe"),
-        (["p", "--force"], "p", None, "anew"),
-        (["p", "--dry-run"], "p", None, "nothing would train"),
-        (["p", "--ranks", "7"], "p", 7, "--ranks 7"),
+        (["-", "-o", "r"], ["-"], None, "no pipe"),
+        (["p", "--force"], ["p"], None, "anew"),
+        (["p", "--dry-run"], ["p"], None, "nothing would train"),
+        (["p", "--ranks", "7"], ["p"], 7, "--ranks 7"),
     ],
 )
 def test_what_a_job_cannot_do_is_refused(
-    words: list[str], packed: str | None, ranks: int | None, complaint: str
+    words: list[str], packed: list[str] | None, ranks: int | None, complaint: str
 ) -> None:
     with pytest.raises(UsageError, match=complaint):
         script(words, packed, Path("r"), nodes=2, gpus_per_node=8, ranks=ranks)
@@ -86,7 +88,7 @@ def run_script(folder: Path, **replacing: str) -> subprocess.Popen[str]:
     for name, body in (STAND_INS | replacing).items():
         (folder / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / "bin" / name).chmod(0o755)
-    (folder / "job.sh").write_text(script(["p"], "p", Path("r"), nodes=1, gpus_per_node=1, folder=folder))
+    (folder / "job.sh").write_text(script(["p"], ["p"], Path("r"), nodes=1, gpus_per_node=1, folder=folder))
     env = {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     return subprocess.Popen(["bash", folder / "job.sh"], env=env, text=True)
 

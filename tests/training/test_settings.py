@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from ptool.errors import UsageError
 from ptool.training import config as configs
 from ptool.training.config import as_tables, from_toml, settings, to_toml
+from ptool.training.phases import FolderFacts
 from ptool.training.resolving import DataFacts, MachineFacts, check, overlay, parse_setting, resolve, settings_table
 
-DATA = DataFacts(packed="/data/packed", fingerprint="xxh3-128:00", seq_len=512, vocab_size=8000, num_rows=10_000)
+FOLDER = FolderFacts(
+    packed="/data/packed", fingerprint="xxh3-128:00", seq_len=512, num_rows=10_000, num_tokens=5_120_000
+)
+DATA = DataFacts(folders=(FOLDER,), vocab_size=8000)
 LAPTOP = MachineFacts(device="cpu", num_gpus=0, num_cpus=2, fast_bf16=False)
 NODE = MachineFacts(device="cuda", num_gpus=8, num_cpus=64, fast_bf16=False)
 
@@ -27,7 +31,7 @@ def test_nothing_given_is_the_small_model_for_one_pass_on_two_gloo_ranks():
     assert c.model_config.layers == 9
     assert (c.model_config.vocab_size, c.model_config.max_seq_len) == (8000, 512)
     assert (c.parallel.ranks, c.parallel.device, c.parallel.precision, c.parallel.zero) == (2, "cpu", "fp32", 2)
-    assert c.run.max_steps == 10_000 // c.rows_per_step
+    assert c.run.max_steps == 10_000 // c.phase[0].rows
     assert (c.optimizer.beta1, c.optimizer.beta2, c.optimizer.eps, c.optimizer.weight_decay) == (0.9, 0.95, 1e-8, 0.1)
     assert (c.optimizer.clip, c.checkpoint.every_steps, c.checkpoint.keep_last) == (1.0, 500, 3)
 
@@ -51,7 +55,8 @@ def test_warm_up_is_two_thousand_steps_or_two_percent_whichever_is_shorter(steps
 @given(st.integers(1, 1 << 20), st.integers(1, 9), st.integers(0, 5))
 def test_the_batch_is_micro_times_accumulation_times_ranks_times_length(tokens, ranks, micro_rows):
     c = resolved(batch={"tokens": tokens, "micro_rows": micro_rows}, parallel={"ranks": ranks})
-    assert c.batch.tokens == c.batch.micro_rows * c.accumulation * ranks * 512
+    (phase,) = c.phase
+    assert c.batch.tokens == phase.batch_tokens == phase.micro_rows * phase.accumulation(ranks) * ranks * 512
     assert abs(c.batch.tokens - tokens) <= 512 * ranks * max(1, micro_rows)
 
 
