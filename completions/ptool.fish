@@ -342,10 +342,11 @@ complete -c ptool -n '__fish_seen_subcommand_from train' -l verbose -s v -d 'Say
 complete -c ptool -n '__fish_seen_subcommand_from train' -l no-progress -d 'No progress shown.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l color -x -a 'auto always never' -d 'Colour on a terminal.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l help -d 'Show the options.'
-complete -c ptool -n '__fish_seen_subcommand_from train' -F
 
 complete -c ptool -n __fish_use_subcommand -a resume -d 'Go on with a training run.'
 complete -c ptool -n '__fish_seen_subcommand_from resume' -l set -x -d 'Any setting of the table; may be repeated.'
+complete -c ptool -n '__fish_seen_subcommand_from resume' -l config -r -F -d 'Changes as TOML; its [[phase]]s replace all that is left.'
+complete -c ptool -n '__fish_seen_subcommand_from resume' -l allow-data-change -d 'Go on though the packed data changed, and record it.'
 complete -c ptool -n '__fish_seen_subcommand_from resume' -l dry-run -d 'Print the resolved plan and touch nothing.'
 complete -c ptool -n '__fish_seen_subcommand_from resume' -l json -d 'Report as JSON; errors too, on stderr.'
 complete -c ptool -n '__fish_seen_subcommand_from resume' -l quiet -s q -d 'No notices, no progress.'
