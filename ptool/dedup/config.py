@@ -215,11 +215,23 @@ def choose_bands(threshold: float, num_perm: int) -> Bands:
 
 @lru_cache(maxsize=8)
 def datasketch_bands(threshold: float, num_perm: int) -> Bands:
-    """The optimum of datasketch: false positives and false negatives weigh the same."""
-    from datasketch import MinHashLSH
+    """The optimum of datasketch's `MinHashLSH`: false positives and false negatives weigh the same.
 
-    found = MinHashLSH(threshold=threshold, num_perm=num_perm)
-    return Bands(found.b, found.r)
+    The integrals are of polynomials of degree bands x rows at most, so Gauss and Legendre's rule has them exactly.
+    """
+    import numpy as np
+
+    nodes, weights = np.polynomial.legendre.leggauss(num_perm // 2 + 1)
+
+    def error(layout: Bands) -> float:
+        below = (nodes + 1.0) / 2.0 * threshold
+        above = threshold + (nodes + 1.0) / 2.0 * (1.0 - threshold)
+        found = 1.0 - (1.0 - below**layout.rows) ** layout.bands
+        missed = (1.0 - above**layout.rows) ** layout.bands
+        return float(threshold / 2.0 * (weights @ found) + (1.0 - threshold) / 2.0 * (weights @ missed))
+
+    layouts = (Bands(bands, rows) for bands in range(1, num_perm + 1) for rows in range(1, num_perm // bands + 1))
+    return min(layouts, key=error)
 
 
 def _fewest_bands(rows: int, target: float, most: int) -> Bands | None:

@@ -265,7 +265,7 @@ def _done(
     if work.executor is not None:
         results: Iterator[Result] = iter(work.executor.map(function, tasks))
     else:
-        results = ordered_map(function, tasks, jobs=work.jobs, preload=("ptool.dedup.shards", "datasketch"))
+        results = ordered_map(function, tasks, jobs=work.jobs, preload=("ptool.dedup.shards",))
     found = []
     for number, result in enumerate(results, start=1):
         found.append(result)

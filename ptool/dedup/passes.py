@@ -142,8 +142,7 @@ def run_pass(
         stack.callback(decider.close)
         listing = stack.enter_context(_listing(removed))
         counts = {"edited": 0, "removed_spans": 0, "removed_bytes": 0}
-        preload = ("ptool.dedup.passes", "datasketch") if config.near else ("ptool.dedup.passes",)
-        for split in ordered_map(splitting, run.lines(), jobs=work.jobs, preload=preload):
+        for split in ordered_map(splitting, run.lines(), jobs=work.jobs, preload=("ptool.dedup.passes",)):
             _write(run, split, decider.decide(split), config, work.keys, listing, counts)
         details = decider.details() if config.unit == "ngram" else {**counts, **decider.details()}
         if decider.resolver is not None:

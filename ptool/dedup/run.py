@@ -37,7 +37,7 @@ from ptool.text.batch import Batch, Keys, decode
 
 __all__ = ["Deduplication", "FilesPlan", "dedup_folder", "dedup_stream", "dedup_to", "free_memory", "pass_to"]
 
-_WORKER_MODULES = ("ptool.dedup.signatures", "datasketch")
+_WORKER_MODULES = ("ptool.dedup.signatures",)
 
 
 def dedup_to(

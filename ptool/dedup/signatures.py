@@ -106,15 +106,20 @@ def band_keys(signatures: AnySignatures, config: DedupConfig) -> Hashes:
 
 @lru_cache(maxsize=4)
 def permutations(num_perm: int, seed: int, scheme: Scheme = "affine32") -> AnySignatures:
-    """Multipliers and addends, [2, num_perm]: those that datasketch draws for its schemes, or datatrove for its own."""
-    if scheme == "datatrove":
-        generator, prime = np.random.RandomState(seed), (1 << 61) - 1
-        drawn = [generator.randint(low, prime, dtype=np.uint64, size=(1, num_perm)) for low in (1, 0)]
-        return np.concatenate(drawn)
-    from datasketch import MinHash  # brings scipy: a third of a second
+    """Multipliers and addends, [2, num_perm]: those that datasketch draws for its schemes, or datatrove for its own.
 
-    constants: AnySignatures = MinHash(num_perm, seed=seed, scheme=scheme).permutations
-    return constants
+    They are drawn here as there, from numpy's RandomState, whose stream is frozen: the import of datasketch takes a
+    third of a second in every process, for two hundred numbers.
+    """
+    generator = np.random.RandomState(seed)
+    if scheme == "affine32":
+        odd = generator.randint(0, 1 << 31, num_perm, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+        return np.stack([odd, generator.randint(0, 1 << 32, num_perm, dtype=np.uint32)])
+    prime = (1 << 61) - 1
+    if scheme == "datatrove":
+        return np.stack([generator.randint(low, prime, dtype=np.uint64, size=num_perm) for low in (1, 0)])
+    pairs = [[generator.randint(low, prime, dtype=np.uint64) for low in (1, 0)] for _ in range(num_perm)]
+    return np.array(pairs, dtype=np.uint64).T
 
 
 def _shingles(text: Bytes, offsets: Offsets, config: DedupConfig) -> tuple[Hashes, Offsets]:

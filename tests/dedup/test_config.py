@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from datasketch import MinHashLSH
 
 from ptool.dedup.config import MARGIN, RECALL, Bands, DedupConfig, choose_bands
 from ptool.errors import UsageError
@@ -73,7 +74,12 @@ def test_values_that_make_no_sense_are_refused(options: dict[str, object], messa
         DedupConfig(**options)  # type: ignore[arg-type]
 
 
-def test_datasketch_s_layout_on_request() -> None:
+@pytest.mark.parametrize("num_perm", [48, 112, 128, 200])
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.9])
+def test_datasketch_s_layout_on_request(threshold: float, num_perm: int) -> None:
+    theirs = MinHashLSH(threshold=threshold, num_perm=num_perm)
+    found = DedupConfig(band_rule="datasketch", threshold=threshold, num_perm=num_perm).layout
+    assert found == Bands(theirs.b, theirs.r)
     assert DedupConfig(band_rule="datasketch").layout == Bands(9, 12)
 
 

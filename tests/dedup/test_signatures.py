@@ -40,6 +40,14 @@ def test_signatures_equal_datasketch_s_to_the_bit(scheme: str, seed: int) -> Non
         assert found.tolist() == expected.hashvalues.tolist()
 
 
+@pytest.mark.parametrize("scheme", ["affine32", "legacy"])
+@pytest.mark.parametrize(("num_perm", "seed"), [(1, 0), (112, 1), (128, 2**32 - 1)])
+def test_permutations_are_those_that_datasketch_draws(scheme: str, num_perm: int, seed: int) -> None:
+    theirs = MinHash(num_perm, seed=seed, scheme=scheme).permutations  # type: ignore[arg-type]
+    found = permutations(num_perm, seed, scheme)  # type: ignore[arg-type]
+    assert (found.dtype, found.tolist()) == (theirs.dtype, theirs.tolist())
+
+
 def test_signatures_equal_datatrove_s_formula_with_its_wrapping_product() -> None:
     config = DedupConfig.datatrove()
     generator = np.random.RandomState(1)
