@@ -47,7 +47,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.rank_of is not None:
         train_all(given.rank_of, decoders(given.seed, given.mixtures))
-        return 0
+        sys.stdout.flush()
+        os._exit(0)  # gloo's threads can abort a process whose interpreter is torn down around them
     names = decoders(given.seed, given.mixtures)
     losses = {zero: run_stage(zero, given) for zero in range(4)}
     failed = 0
