@@ -25,6 +25,7 @@ from ptool.formats.streams import Lines
 
 if TYPE_CHECKING:
     from ptool.text.lines import LineSpans
+    from ptool.text.marks import Marks
     from ptool.text.profile import Profile
     from ptool.text.repetition import PackedWords, Repeated
     from ptool.text.segments import Segments
@@ -37,8 +38,8 @@ Columns = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 """Texts end to end, uint8[total], and where each begins, int64[n + 1]."""
 
 _DERIVED = (
-    "words", "num_words", "text_lines", "num_chars", "profile", "newline_lines", "repeated_runs", "repeated_paragraphs",
-    "filled_lines", "packed_words",
+    "marks", "words", "num_words", "text_lines", "num_chars", "profile", "newline_lines", "repeated_runs",
+    "repeated_paragraphs", "filled_lines", "packed_words",
 )  # fmt: skip
 
 _JSON_WHITESPACE = b" \t\r\n"
@@ -122,11 +123,18 @@ class Batch:
         )
 
     @cached_property
+    def marks(self) -> Marks:
+        """Bitmaps of the texts, made on first use."""
+        from ptool.text.marks import mark  # numba starts with the first measurement
+
+        return mark(self.text, self.offsets, cjk_apart=self.word_rule == "cjk")
+
+    @cached_property
     def words(self) -> Words:
         """The words of all documents, split by `word_rule` on first use."""
-        from ptool.text.words import split_words  # numba starts with the first measurement
+        from ptool.text.words import split_words
 
-        return split_words(self.text, self.offsets, self.word_rule)
+        return split_words(self.text, self.offsets, self.word_rule, self.marks)
 
     @cached_property
     def num_words(self) -> npt.NDArray[np.int64]:
@@ -135,21 +143,21 @@ class Batch:
 
         if "words" in self.__dict__:
             return self.words.num_words
-        return count_words(self.text, self.offsets, self.word_rule)
+        return count_words(self.text, self.offsets, self.word_rule, self.marks)
 
     @cached_property
     def text_lines(self) -> LineSpans:
         """The lines of all texts, split on first use."""
         from ptool.text.lines import split_lines
 
-        return split_lines(self.text, self.offsets)
+        return split_lines(self.text, self.offsets, self.marks)
 
     @cached_property
     def num_chars(self) -> npt.NDArray[np.int64]:
         """int64[n]: code points of each text (`len`)."""
-        from ptool.text.counts import count_characters
+        from ptool.text.marks import count_in
 
-        return count_characters(self.text, self.offsets)
+        return count_in(self.marks.leads, self.offsets)
 
     @cached_property
     def profile(self) -> Profile:
@@ -163,7 +171,7 @@ class Batch:
         r"""`text.split("\n")` of all texts."""
         from ptool.text.segments import newline_lines
 
-        return newline_lines(self.text, self.offsets)
+        return newline_lines(self.text, self.offsets, self.marks)
 
     @cached_property
     def repeated_runs(self) -> tuple[npt.NDArray[np.int64], Repeated]:
@@ -341,7 +349,7 @@ def _splice_start(keys: Keys, origin: str) -> bytes:
     return msgspec.json.encode(keys.id) + b":" + msgspec.json.encode(f"{name}#")[:-1]
 
 
-def columns_of(texts: list[bytes]) -> Columns:
+def columns_of(texts: Sequence[bytes]) -> Columns:
     """Texts (UTF-8) as columns."""
     return np.frombuffer(b"".join(texts), dtype=np.uint8), _offsets([len(text) for text in texts])
 

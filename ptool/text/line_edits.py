@@ -10,6 +10,8 @@ the first and third on the line as it was, the others on the line without citati
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,27 +19,40 @@ from ptool.text.characters import SPACE, character_flags
 from ptool.text.compiled import kernel
 from ptool.text.kinds import DIGIT, character_kinds
 from ptool.text.lines import LineSpans
+from ptool.text.marks import characters_before, first_one_from, first_zero, last_one
 from ptool.text.utf8 import character_at
+from ptool.text.vectors import bytes_between, eight_at, first_one, put_eight
 
 _LOREM = 1
 _JAVASCRIPT = 2
 _POLICY = 4
-# c4_filters.py, POLICY_SUBSTRINGS; the first two are tests of their own.
-# Each is looked for by a letter that is rare in text: its position in the phrase comes first.
+# c4_filters.py, POLICY_SUBSTRINGS; the first two are tests of their own. Each is looked for by three letters in a row
+# that are rare in text: where these stand in the phrase comes first. None is a k, which the Kelvin sign is too.
 _PHRASES = (
-    (7, "lorem ipsum", _LOREM),
-    (0, "javascript", _JAVASCRIPT),
-    (7, "terms of use", _POLICY),
-    (3, "privacy policy", _POLICY),
-    (3, "cookie policy", _POLICY),
-    (8, "uses cookies", _POLICY),
-    (10, "use of cookies", _POLICY),
-    (7, "use cookies", _POLICY),
+    (8, "lorem ipsum", _LOREM),  # sum
+    (0, "javascript", _JAVASCRIPT),  # jav
+    (3, "terms of use", _POLICY),  # ms and a space
+    (3, "privacy policy", _POLICY),  # vac
+    (0, "cookie policy", _POLICY),  # coo
+    (5, "uses cookies", _POLICY),  # coo
+    (7, "use of cookies", _POLICY),  # coo
+    (4, "use cookies", _POLICY),  # coo
 )
 _CITATIONS = (b"[edit]", b"[citation needed]")
 
 Column = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
+Bits = npt.NDArray[np.uint64]
+
+
+class _Phrases(NamedTuple):
+    """Phrases end to end, where each begins, its bit, where its rare letters stand, and a table of lower case."""
+
+    letters: Column
+    bounds: npt.NDArray[np.int64]
+    bits: Column
+    at: npt.NDArray[np.int64]
+    lower: Column
 
 
 def edit_lines(
@@ -54,40 +69,43 @@ def edit_lines(
 
     A line with "lorem ipsum" or a curly bracket for which C4 drops the whole document is left in, for a rule to find.
     """
+    marks = lines.marks
     letters = [np.frombuffer(phrase.encode(), dtype=np.uint8) for _, phrase, _ in _PHRASES]
-    bounds = np.cumsum([0, *(len(phrase) for phrase in letters)])
-    bits = np.array([bit for _, _, bit in _PHRASES], dtype=np.uint8)
-    at = np.array([position for position, _, _ in _PHRASES], dtype=np.int64)
-    rare = np.zeros(256, dtype=np.bool_)
-    for position, phrase, _ in _PHRASES:
-        rare[[ord(phrase[position]), ord(phrase[position].upper())]] = True
-    rare[0xE2] = True  # the Kelvin sign, for k
-    out = np.empty(len(lines.text) + len(lines.doc_offsets), dtype=np.uint8)
+    phrases = _Phrases(
+        np.concatenate(letters),
+        np.cumsum([0, *(len(phrase) for phrase in letters)]),
+        np.array([bit for _, _, bit in _PHRASES], dtype=np.uint8),
+        np.array([position for position, _, _ in _PHRASES], dtype=np.int64),
+        np.frombuffer(bytes(range(256)).lower(), dtype=np.uint8),
+    )
+    out = np.zeros(len(lines.text) + len(lines.doc_offsets) + 64, dtype=np.uint8)
     offsets = np.zeros_like(lines.doc_offsets)
     size = _edit(
-        lines.text, lines.stripped_starts, lines.stripped_ends, lines.doc_offsets, character_flags(), character_kinds(),
-        terminal, citations, min_words, max_word_chars, javascript, policy,
-        np.concatenate(letters), bounds, bits, at, rare, _lower_case(),
-        np.frombuffer(_CITATIONS[0], dtype=np.uint8), np.frombuffer(_CITATIONS[1], dtype=np.uint8), out, offsets,
+        lines.text, lines.stripped_starts, lines.stripped_ends, lines.doc_offsets, marks.spaces, marks.leads,
+        marks.before, character_kinds(), terminal, citations, min_words, max_word_chars, javascript, policy,
+        phrases, np.frombuffer(_CITATIONS[0], dtype=np.uint8), np.frombuffer(_CITATIONS[1], dtype=np.uint8), out,
+        offsets,
     )  # fmt: skip
     return out[:size], offsets
 
 
 def strip_edges(text: Column, offsets: Offsets) -> tuple[Column, Offsets]:
-    """`str.strip` of n texts."""
+    """`str.strip` of n texts; the same arrays where nothing is to be stripped."""
+    spans = _edges(text, offsets, character_flags())
+    if np.array_equal(spans[0], offsets[:-1]) and np.array_equal(spans[1], offsets[1:]):
+        return text, offsets
     out = np.empty_like(text)
     stripped = np.zeros_like(offsets)
-    size = _strip(text, offsets, character_flags(), out, stripped)
-    return out[:size], stripped
+    np.cumsum(spans[1] - spans[0], out=stripped[1:])
+    _copy_spans(text, spans, out)
+    return out[: stripped[-1]], stripped
 
 
 def differ(text: Column, offsets: Offsets, other: Column, other_offsets: Offsets) -> npt.NDArray[np.bool_]:
     """bool[n]: which of n texts are not the same bytes in both buffers."""
+    if text is other and offsets is other_offsets:
+        return np.zeros(len(offsets) - 1, dtype=np.bool_)
     return _differ(text, offsets, other, other_offsets)
-
-
-def _lower_case() -> Column:
-    return np.frombuffer(bytes(range(256)).lower(), dtype=np.uint8)
 
 
 @kernel
@@ -96,7 +114,9 @@ def _edit(
     starts: npt.NDArray[np.signedinteger],
     ends: npt.NDArray[np.signedinteger],
     doc_offsets: Offsets,
-    table: Column,
+    spaces: Bits,
+    leads: Bits,
+    before: npt.NDArray[np.int64],
     kinds: Column,
     terminal: bool,
     citations: bool,
@@ -104,12 +124,7 @@ def _edit(
     max_word_chars: int,
     javascript: bool,
     policy: bool,
-    letters: Column,
-    bounds: npt.NDArray[np.int64],
-    bits: Column,
-    at: npt.NDArray[np.int64],
-    rare: npt.NDArray[np.bool_],
-    lower: Column,
+    phrases: _Phrases,
     edit_mark: Column,
     needed_mark: Column,
     out: Column,
@@ -120,22 +135,23 @@ def _edit(
         first = end
         num_kept = 0
         for line in range(doc_offsets[document], doc_offsets[document + 1]):
-            num_words, longest, bracket = _measure_words(text, starts[line], ends[line], table)
-            if max_word_chars >= 0 and longest > max_word_chars:
+            begin, until = int(starts[line]), int(ends[line])
+            if max_word_chars >= 0 and _has_longer_word(spaces, leads, before, begin, until, max_word_chars):
                 continue
             start = end + (1 if num_kept else 0)
-            stop = _copy(
-                text, starts[line], ends[line], kinds, citations and bracket, edit_mark, needed_mark, out, start
-            )
+            if citations and _holds(text, begin, until, 0x5B):
+                stop = _copy_without_citations(text, begin, until, kinds, edit_mark, needed_mark, out, start)
+            else:
+                stop = _copy(text, begin, until, out, start)
             if terminal and not _ends_a_sentence(out, start, stop):
                 continue
-            if num_words < min_words:
+            if not _has_words(spaces, begin, until, min_words):
                 continue
-            found = _find_phrases(out, start, stop, letters, bounds, bits, at, rare, lower)
-            if not found & _LOREM:
+            found = _find_phrases(out, start, stop, phrases)
+            if found and not found & _LOREM:
                 if javascript and found & _JAVASCRIPT:
                     continue
-                if policy and found & _POLICY and not _has_byte(out, start, stop, 0x7B):
+                if policy and found & _POLICY and not _holds(out, start, stop, 0x7B):
                     continue
             if num_kept:
                 out[end] = 0x0A
@@ -147,53 +163,73 @@ def _edit(
 
 
 @kernel
-def _measure_words(text: Column, start: int, stop: int, table: Column) -> tuple[int, int, bool]:
-    """Words of `str.split()`, the code points of the longest, and whether there is a square bracket."""
-    num_words = 0
-    longest = 0
-    begin = 0  # characters before the word
-    chars = 0
-    bracket = False
-    inside = False
-    position = int(start)
-    while position < stop:
-        code, size = character_at(text, position)
-        position += size
-        bracket |= code == 0x5B
-        if table[code] & SPACE:
-            if inside:
-                longest = max(longest, chars - begin)
-            inside = False
-        elif not inside:
-            num_words += 1
-            begin = chars
-            inside = True
-        chars += 1
-    if inside:
-        longest = max(longest, chars - begin)
-    return num_words, longest, bracket
+def _has_words(spaces: Bits, start: int, stop: int, least: int) -> bool:
+    """Whether a stripped line has as many words of `str.split()`."""
+    position = start
+    for _ in range(least):
+        if position >= stop:
+            return False
+        position = first_zero(spaces, first_one_from(spaces, position, stop), stop)
+    return True
 
 
 @kernel
-def _copy(
-    text: Column,
-    start: int,
-    stop: int,
-    kinds: Column,
-    citations: bool,
-    edit: Column,
-    needed: Column,
-    out: Column,
-    to: int,
+def _has_longer_word(
+    spaces: Bits, leads: Bits, before: npt.NDArray[np.int64], start: int, stop: int, most: int
+) -> bool:
+    """Whether a word of a line has more than `most` characters; most lines are not even as long."""
+    position = start
+    while stop - position > most:
+        # A word of more characters that begins here reaches beyond position + most; else the next one follows a space.
+        last = last_one(spaces, position, position + most + 1)
+        if last < position:
+            end = first_one_from(spaces, position, stop)
+            if characters_before(leads, before, end) - characters_before(leads, before, position) > most:
+                return True
+            last = end
+        position = last + 1
+    return False
+
+
+@kernel
+def _holds(text: Column, start: int, stop: int, byte: int) -> bool:
+    """Whether a byte is among start <= position < stop."""
+    position = start
+    while position + 64 <= stop:
+        if bytes_between(text, position, byte, byte):
+            return True
+        position += 64
+    if position + 64 <= len(text):
+        inside = (np.uint64(1) << np.uint64(stop - position)) - np.uint64(1)
+        return bool(bytes_between(text, position, byte, byte) & inside != 0)
+    while position < stop and text[position] != byte:
+        position += 1
+    return position < stop
+
+
+@kernel
+def _copy(text: Column, start: int, stop: int, out: Column, to: int) -> int:
+    """Copy a line; where it ends in `out`, which has room for 64 bytes more."""
+    position = start
+    end = to + stop - start
+    while position + 32 <= len(text) and position < stop:
+        for step in range(0, 32, 8):
+            put_eight(out, to + step, eight_at(text, position + step))
+        position += 32
+        to += 32
+    while position < stop:
+        out[to] = text[position]
+        to += 1
+        position += 1
+    return end
+
+
+@kernel
+def _copy_without_citations(
+    text: Column, start: int, stop: int, kinds: Column, edit: Column, needed: Column, out: Column, to: int
 ) -> int:
     """Copy a line without its citations; where it ends in `out`."""
-    position = int(start)
-    if not citations:
-        while position < stop:
-            out[to] = text[position]
-            to += 1
-            position += 1
-        return to
+    position = start
     while position < stop:
         if text[position] == 0x5B:
             size = _citation(text, position, stop, kinds, edit, needed)
@@ -244,34 +280,40 @@ def _ends_a_sentence(out: Column, start: int, stop: int) -> bool:
 
 
 @kernel
-def _has_byte(out: Column, start: int, stop: int, byte: int) -> bool:
+def _find_phrases(out: Column, start: int, stop: int, phrases: _Phrases) -> int:
+    """The bits of the phrases in a line; `out` goes on for 64 bytes after it."""
+    found = 0
     position = start
-    while position < stop and out[position] != byte:
-        position += 1
-    return position < stop
+    while position < stop:
+        a, c, m = _letter(out, position, 0x61), _letter(out, position, 0x63), _letter(out, position, 0x6D)
+        o, s, v = _letter(out, position, 0x6F), _letter(out, position, 0x73), _letter(out, position, 0x76)
+        j, u = _letter(out, position, 0x6A), _letter(out, position, 0x75)
+        space = bytes_between(out, position, 0x20, 0x20)
+        here = (
+            _in_row(j, a, v) | _in_row(v, a, c) | _in_row(c, o, o) | _in_row(s, u, m) | _in_row(m, s, space)
+        )  # fmt: skip
+        while here:
+            at = position + first_one(here)
+            here &= here - np.uint64(1)
+            for phrase in range(len(phrases.bits)):
+                begin = at - phrases.at[phrase]
+                if begin >= start and _phrase_at(
+                    out, begin, stop, phrases.letters, phrases.bounds[phrase], phrases.bounds[phrase + 1], phrases.lower
+                ):
+                    found |= phrases.bits[phrase]
+        position += 62  # three in a row begin at the first 62 of 64
+    return found
 
 
 @kernel
-def _find_phrases(
-    out: Column,
-    start: int,
-    stop: int,
-    letters: Column,
-    bounds: npt.NDArray[np.int64],
-    bits: Column,
-    at: npt.NDArray[np.int64],
-    rare: npt.NDArray[np.bool_],
-    lower: Column,
-) -> int:
-    found = 0
-    for position in range(start, stop):
-        if not rare[out[position]]:
-            continue
-        for phrase in range(len(bits)):
-            begin = position - at[phrase]
-            if begin >= start and _phrase_at(out, begin, stop, letters, bounds[phrase], bounds[phrase + 1], lower):
-                found |= bits[phrase]
-    return found
+def _letter(out: Column, position: int, letter: int) -> np.uint64:
+    """Where an ASCII letter stands among 64 bytes, large or small."""
+    return bytes_between(out, position, letter, letter) | bytes_between(out, position, letter - 32, letter - 32)
+
+
+@kernel
+def _in_row(first: np.uint64, second: np.uint64, third: np.uint64) -> np.uint64:
+    return first & second >> np.uint64(1) & third >> np.uint64(2)
 
 
 @kernel
@@ -290,8 +332,8 @@ def _phrase_at(out: Column, position: int, stop: int, letters: Column, first: in
 
 
 @kernel
-def _strip(text: Column, offsets: Offsets, table: Column, out: Column, stripped: Offsets) -> int:
-    end = 0
+def _edges(text: Column, offsets: Offsets, table: Column) -> npt.NDArray[np.int64]:
+    spans = np.empty((2, len(offsets) - 1), dtype=np.int64)
     for document in range(len(offsets) - 1):
         start = offsets[document]
         stop = offsets[document + 1]
@@ -308,11 +350,18 @@ def _strip(text: Column, offsets: Offsets, table: Column, out: Column, stripped:
             if not table[code] & SPACE:
                 break
             stop = last
-        for position in range(start, stop):
+        spans[0, document] = start
+        spans[1, document] = stop
+    return spans
+
+
+@kernel
+def _copy_spans(text: Column, spans: npt.NDArray[np.int64], out: Column) -> None:
+    end = 0
+    for span in range(spans.shape[1]):
+        for position in range(spans[0, span], spans[1, span]):
             out[end] = text[position]
             end += 1
-        stripped[document + 1] = end
-    return end
 
 
 @kernel

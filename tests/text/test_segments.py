@@ -7,16 +7,19 @@ import re
 import unicodedata
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ptool.text import kinds
-from ptool.text.batch import Batch
+from ptool.text.batch import Batch, columns_of
 from ptool.text.line_edits import differ, edit_lines, strip_edges
 from ptool.text.line_shapes import look_like_logs, look_like_rows
+from ptool.text.phrases import count_lines_with
 from ptool.text.repetition import pack_words, repeated_segments
+from ptool.text.rewriting import json_strings
 from ptool.text.segments import Segments, paragraphs, runs_of_lines
 from ptool.text.sentences import count_sentences
 from ptool.text.words import split_words
@@ -257,3 +260,46 @@ def rows_separators(line: str) -> int:
         count += character == "|" or (begun and (character == "\t" or len(spaces) > 1))
         begun = begun or character != "\t"
     return count
+
+
+# Texts longer than the 64 bytes that are looked at in one step, whose phrases come again.
+some_words = st.sampled_from(
+    ["a", "the", "x" * 16, "x" * 17, "incomprehensibilities", "naïve", "中文", "a\x00", "\x00"]
+)
+phrases = st.lists(st.lists(some_words, min_size=1, max_size=9).map(" ".join), min_size=1, max_size=4)
+long_texts = phrases.flatmap(lambda some: st.lists(st.sampled_from(some), max_size=40).map(" \n".join))
+
+
+@settings(deadline=None)
+@given(st.lists(long_texts | nasty, max_size=3), st.integers(1, 11))
+def test_ngrams_of_long_texts_equal_datatroves_functions(texts: list[str], n: int) -> None:
+    batch = Batch.from_texts(texts, word_rule="whitespace")
+    repeated = batch.packed_words.repeated_ngram_chars(n)
+    top = batch.packed_words.top_ngram_chars(n)
+    for document, text in enumerate(texts):
+        words = text.split()
+        ngrams = [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)]
+        expected = Counter(ngrams).most_common(1)[0] if ngrams else ("", 0)
+        assert repeated[document] == find_all_duplicate(words, n)
+        assert top[document] == len(expected[0]) * expected[1]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(nasty | long_texts, max_size=4).map("".join), max_size=3), st.sampled_from(["lorem ipsum", "{"])
+)
+def test_phrases_and_substrings_are_found_wherever_they_stand(texts: list[str], phrase: str) -> None:
+    batch = Batch.from_texts(texts)
+    for document, text in enumerate(texts):
+        lines = text.split("\n")
+        assert count_lines_with(batch.newline_lines, phrase)[document] == sum(phrase in one.lower() for one in lines)
+        assert batch.count("...")[document] == text.count("...")
+        assert batch.count("…")[document] == text.count("…")
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.sampled_from('ab"\\\n\t\x00\x1f\x7fé中🙂\b\f\r'), max_size=200), max_size=4))
+def test_json_strings_are_those_of_msgspec(texts: list[str]) -> None:
+    strings, starts = json_strings(*columns_of([text.encode() for text in texts]))
+    found = [bytes(strings[start:end]) for start, end in itertools.pairwise(starts)]
+    assert found == [msgspec.json.encode(text) for text in texts]
