@@ -25,15 +25,23 @@ from ptool.tokenizers.loading import Tokenizer, load_tokenizer
 _PACKED_HINT = "--packed FOLDER says where the packed data is"
 
 
-def packed_data(run: Path, checkpoint: Checkpoint, given: Path | None, reporter: Reporter = SILENT) -> PackedDataset:
-    """The packed folder of the run; one `given` by hand may hold other rows, but not other tokens.
+def packed_data(
+    run: Path, checkpoint: Checkpoint, given: Path | None, reporter: Reporter = SILENT
+) -> list[PackedDataset]:
+    """The packed folders of the run; one `given` by hand may hold other rows, but not other tokens.
 
     Raises `InputError` for a folder that is missing, is no longer the run's, or was tokenised otherwise.
     """
-    folder = given or _recorded_folder(run)
+    if given is not None:
+        return [_open(run, checkpoint, given, by_hand=True, reporter=reporter)]
+    folders = _recorded_folders(run)
+    return [_open(run, checkpoint, folder, by_hand=False, reporter=reporter) for folder in folders]
+
+
+def _open(run: Path, checkpoint: Checkpoint, folder: Path, *, by_hand: bool, reporter: Reporter) -> PackedDataset:
     if not folder.is_dir():
         raise InputError(
-            "the packed data is not there" if given else "the packed data of this run is no longer there",
+            "the packed data is not there" if by_hand else "the packed data of this run is no longer there",
             where=str(folder),
             hint="--packed FOLDER says where it is",
         )
@@ -41,7 +49,7 @@ def packed_data(run: Path, checkpoint: Checkpoint, given: Path | None, reporter:
     known = _fingerprints(checkpoint)
     if not known or packed.fingerprint in known:
         return packed
-    if given is None:
+    if not by_hand:
         raise InputError(
             "this is no longer the data the run was trained on",
             where=str(folder),
@@ -60,7 +68,7 @@ def run_tokenizer(run: Path, checkpoint: Checkpoint, given: Path | None) -> tupl
     Raises `InputError` where the run has no tokenizer, `DamagedInput` where the file is another one.
     """
     history = _history(run, checkpoint)
-    layout = packed_data(run, checkpoint, given).layout if history is None else _layout(history, checkpoint)
+    layout = packed_data(run, checkpoint, given)[0].layout if history is None else _layout(history, checkpoint)
     if layout.tokenizer is None:
         raise InputError(
             "this run was trained on rows without a tokenizer file, so text cannot be evaluated",
@@ -106,12 +114,12 @@ def _layout(manifest: Manifest, checkpoint: Checkpoint) -> PackedLayout:
         raise DamagedInput(f"the history describes no packed rows: {error}", where=str(checkpoint.path)) from error
 
 
-def _recorded_folder(run: Path) -> Path:
-    """The first packed folder that `config.toml` names under [data]."""
+def _recorded_folders(run: Path) -> list[Path]:
+    """The packed folders that `config.toml` names under [data]."""
     path = run / "config.toml"
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Path(table["data"]["packed"][0])
+        return [Path(folder) for folder in table["data"]["packed"]]
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError(f"cannot read: {reason}", where=str(path), hint=_PACKED_HINT) from error

@@ -58,7 +58,7 @@ def evaluate(
     documents: HeldOut | Streamed
     if stream is None:
         packed = packed_data(run, checkpoint, config.packed, reporter)
-        documents, eod_id = HeldOut(packed), packed.eod_id
+        documents, eod_id = HeldOut(packed), packed[0].eod_id
     else:
         tokenizer, eod_id = run_tokenizer(run, checkpoint, config.packed)
         documents = Streamed(stream, tokenizer, keys=config.keys, reporter=reporter)

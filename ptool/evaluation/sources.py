@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import xxhash
 
 from ptool.errors import BadDocument, InputError
 from ptool.evaluation.perplexity import Document
-from ptool.formats.packed import PackedDataset, PackedSplit
+from ptool.formats.packed import PackedDataset
 from ptool.formats.streams import StreamReader
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import Keys, decode
@@ -15,30 +17,37 @@ from ptool.tokenizers.loading import Tokenizer
 
 
 class HeldOut:
-    """The held-out documents of a packed folder, without the EOD that packing put at their ends.
+    """The held-out documents of packed folders, without the EOD that packing put at their ends.
 
-    `digest` is that of the packed data's manifest. Raises `InputError` where no document was held out.
+    `digest` is that of the packed data's manifest, of several the digest of theirs. Raises `InputError` where no document was held out.
     """
 
-    def __init__(self, packed: PackedDataset) -> None:
-        self._split: PackedSplit = packed.holdout
-        self._eod_id = packed.eod_id
-        ends = 0 if packed.eod_id is None else packed.holdout.num_documents
-        self.total_tokens: int | None = packed.holdout.num_tokens - ends
-        self.digest = packed.fingerprint
-        if packed.holdout.num_documents == 0:
+    def __init__(self, packed: Sequence[PackedDataset]) -> None:
+        self._packed = packed
+        self.total_tokens: int | None = sum(one.holdout.num_tokens - self._ends(one) for one in packed)
+        self.digest = packed[0].fingerprint
+        if len(packed) > 1:
+            together = "\n".join(one.fingerprint for one in packed)
+            self.digest = f"xxh3-128:{xxhash.xxh3_128_hexdigest(together)}"
+        if not any(one.holdout.num_documents for one in packed):
             raise InputError(
                 "no documents were held out",
-                where=str(packed.folder),
+                where=", ".join(str(one.folder) for one in packed),
                 hint="give a document stream: ptool eval RUN STREAM; or pack with a larger --holdout",
             )
 
     def __iter__(self) -> Iterator[Document]:
-        for found in self._split.documents():
-            tokens = found.tokens
-            if self._eod_id is not None and len(tokens) and tokens[-1] == self._eod_id:
-                tokens = tokens[:-1]
-            yield Document(found.id, found.source, found.num_bytes, tokens)
+        for one in self._packed:
+            for found in one.holdout.documents():
+                tokens = found.tokens
+                if one.eod_id is not None and len(tokens) and tokens[-1] == one.eod_id:
+                    tokens = tokens[:-1]
+                yield Document(found.id, found.source, found.num_bytes, tokens)
+
+    @staticmethod
+    def _ends(packed: PackedDataset) -> int:
+        """How many of the held-out tokens are EODs."""
+        return 0 if packed.eod_id is None else packed.holdout.num_documents
 
 
 class Streamed:

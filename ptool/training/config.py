@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -22,6 +23,9 @@ from ptool.models.config import ModelConfig
 from ptool.models.execution import Kernel, Recomputation
 
 Table = dict[str, Any]
+
+DEFAULT_SIZE = "10m"
+"""The model that is trained where nothing is said of it."""
 
 
 class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,13 +80,13 @@ class Optimizer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 0.0
     beta1: Annotated[
         float, Meta(ge=-1, lt=1, description="decay of the first moment; -1: the optimiser's own, AdamW 0.9")
-    ] = 0.9
+    ] = -1.0
     beta2: Annotated[
         float, Meta(ge=-1, lt=1, description="decay of the second moment; -1: the optimiser's own, AdamW 0.95")
-    ] = 0.95
+    ] = -1.0
     eps: Annotated[
         float, Meta(ge=-1, description="added to the second moment's root; -1: the optimiser's own, AdamW 1e-8")
-    ] = 1e-8
+    ] = -1.0
     weight_decay: Annotated[float, Meta(ge=0, description="on matrices; none on embeddings, norms and biases")] = 0.1
     clip: Annotated[float, Meta(gt=0, description="largest global gradient norm")] = 1.0
 
@@ -290,9 +294,14 @@ SECTIONS: dict[str, type[Struct]] = {
 
 
 def read_config(path: Path) -> Table:
-    """The tables of a TOML file. Raises InputError or UsageError naming the file and line."""
+    """The tables of a TOML file, or of a recipe that is shipped, by its name (`annealing`).
+
+    Raises InputError or UsageError naming the file and line.
+    """
+    shipped = resources.files(__package__).joinpath("recipes", f"{path}.toml")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = shipped.read_text("utf-8") if path.name == str(path) and not path.exists() and shipped.is_file() else ""
+        return tomllib.loads(text or path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read: {(error.strerror or str(error)).lower()}", where=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -300,12 +309,19 @@ def read_config(path: Path) -> Table:
 
 
 def settings() -> Iterator[tuple[str, str, str]]:
-    """(name, default, meaning) of every setting but the model's shape: the manual's table."""
-    for section, kind in SECTIONS.items():
+    """(name, default, meaning) of every setting: the manual's table."""
+    yield "model.size", toml_value(DEFAULT_SIZE), "a named size; the other keys of [model] replace parts of it"
+    for section, kind in {"model": ModelConfig, **SECTIONS}.items():
         hints = get_type_hints(kind, include_extras=True)
         for field in msgspec.structs.fields(kind):
             meta = next(item for item in get_args(hints[field.name]) if isinstance(item, Meta))
-            yield f"{section}.{field.name}", toml_value(field.default), meta.description or ""
+            yield f"{section}.{field.name}", _shown(field.default), meta.description or ""
+
+
+def _shown(default: object) -> str:
+    if default is msgspec.NODEFAULT:
+        return "the size's"
+    return "none" if default is None else toml_value(default)
 
 
 def as_tables(config: RunConfig) -> Table:

@@ -74,6 +74,16 @@ class Course:
             low, high = (middle, high) if self.tokens(middle) <= warmup else (low, middle - 1)
         return low
 
+    def passes(self, rows: Sequence[int], tokens: Sequence[int]) -> list[float]:
+        """How often the rows of each folder are taken in the whole run, `rows` and (real) `tokens` of each given."""
+        drawn = [0.0] * len(rows)
+        for phase in self.phases:  # weights count tokens, and a folder with more padding has fewer in a row
+            sizes = zip(phase.weights, rows, tokens, strict=False)
+            shares = [weight * row / token if weight else 0.0 for weight, row, token in sizes]
+            for folder, share in enumerate(shares):
+                drawn[folder] += phase.steps * phase.rows * share / sum(shares)
+        return [taken / max(1, there) for taken, there in zip(drawn, rows, strict=True)]
+
     def begins_anew(self, step: int) -> bool:
         """Whether `step` cannot be compared with those before it: mix, length or batch changed."""
         index = self.index(step)

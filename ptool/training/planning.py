@@ -22,7 +22,9 @@ from ptool.formats.packed import PackedDataset
 from ptool.training import launch, locks, machine
 from ptool.training.changing import Change, change_plan, newest_step
 from ptool.training.config import Phase, RunConfig, Table, as_tables, from_toml
+from ptool.training.course import Course
 from ptool.training.finish import STAGE, identity
+from ptool.training.initial import settings_with_initial
 from ptool.training.phases import FolderFacts
 from ptool.training.rank import CONFIG
 from ptool.training.resolving import DataFacts, MachineFacts, overlay, resolve, settings_table
@@ -37,6 +39,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     config: RunConfig
     standing: Standing
     num_rows: tuple[int, ...]
+    num_tokens: tuple[int, ...]
     tokenizer: Path | None
     checkpoint_bytes: int
     free_bytes: int
@@ -91,13 +94,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def _passes(self) -> str:
-        drawn = [0.0] * len(self.num_rows)
-        for phase in self.config.phase:
-            share = sum(phase.weights)
-            for folder, weight in enumerate(phase.weights):
-                drawn[folder] += phase.steps * phase.rows * weight / share
-        passes = [f"{rows / there:.3g}" for rows, there in zip(drawn, self.num_rows, strict=True) if there]
-        return f"{', '.join(passes)} passes"
+        passes = Course(self.config.phase).passes(self.num_rows, self.num_tokens)
+        return f"{', '.join(f'{one:.3g}' for one in passes)} passes"
 
     def _describe(self, phase: Phase) -> str:
         count = units.format_count
@@ -146,6 +144,8 @@ def plan_resume(
         if standing == "finished" and config.run.max_steps > there.run.max_steps:
             standing = "unfinished"
     expect_data(config, datasets)
+    if changes and not config.data.allow_repeats:
+        _expect_no_repeats(config, datasets)
     return msgspec.structs.replace(_plan(run, config, standing, datasets), changes=tuple(changes))
 
 
@@ -217,6 +217,14 @@ def _expect_no_repeats(config: RunConfig, datasets: Sequence[PackedDataset]) -> 
         {phase.name for phase in config.phase if folder < len(phase.weights) and phase.weights[folder]}
         for folder in range(len(datasets))
     ]
+    for folder, passes in enumerate(_passes(config, datasets)):
+        if len(phases_of[folder]) > 1 and passes > 1:
+            names = " and ".join(sorted(phases_of[folder]))
+            raise InputError(
+                f"the rows are taken {passes:.2f} times over the phases {names}",
+                where=str(datasets[folder].folder),
+                hint="shorten them, or --set data.allow_repeats=true",
+            )
     for a, b in combinations(range(len(datasets)), 2):
         if phases_of[a] == phases_of[b] or not (phases_of[a] and phases_of[b]):
             continue
@@ -229,11 +237,17 @@ def _expect_no_repeats(config: RunConfig, datasets: Sequence[PackedDataset]) -> 
             )
 
 
+def _passes(config: RunConfig, datasets: Sequence[PackedDataset]) -> list[float]:
+    splits = [dataset.train for dataset in datasets]
+    return Course(config.phase).passes([split.num_rows for split in splits], [split.num_tokens for split in splits])
+
+
 def _against(
     run: Path, given: Table, datasets: Sequence[PackedDataset], facts: MachineFacts, *, force: bool
 ) -> tuple[RunConfig, Standing]:
     """The configuration and what stands in `run` already; what the machine decided there once is kept."""
     data = _data_facts(datasets)
+    given = settings_with_initial(given, seq_len=data.seq_len, vocab_size=data.vocab_size)
     if force or not (run / CONFIG).is_file():
         others = [path.name for path in run.iterdir() if path.name != locks.FOLDER] if run.is_dir() else []
         if others and not force:
@@ -265,6 +279,7 @@ def _plan(run: Path, config: RunConfig, standing: Standing, datasets: Sequence[P
         config=config,
         standing=standing,
         num_rows=tuple(dataset.train.num_rows for dataset in datasets),
+        num_tokens=tuple(dataset.train.num_tokens for dataset in datasets),
         tokenizer=tokenizer,
         checkpoint_bytes=round(folders.bytes_per_parameter() * config.model_config.num_parameters()),
         free_bytes=shutil.disk_usage(existing).free,

@@ -70,6 +70,14 @@ def test_held_out_documents_score_as_one_by_one(made):
     assert report.total.loss == pytest.approx(sum(nats) / report.total.num_tokens, rel=1e-5)
 
 
+def test_the_held_out_documents_of_every_folder_of_a_run_are_scored(small, tmp_path):
+    other = pack_texts(tmp_path / "other", small.tokenizer, eod=True)
+    (small.run / "config.toml").write_text(f'[data]\npacked = ["{small.packed.folder}", "{other.folder}"]\n')
+    one, both = evaluate(small.run, config=EvalConfig(packed=other.folder)), evaluate(small.run)
+    assert both.total.num_documents == one.total.num_documents + len(TEXTS)
+    assert both.digest != one.digest
+
+
 def test_a_stream_of_the_held_out_texts_scores_the_same(made, tmp_path):
     stream = write_stream(tmp_path / "held.jsonl", TEXTS, SOURCES)
     found, held = evaluate(made.run, stream), evaluate(made.run)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptool.errors import UsageError
+from ptool.errors import InputError, UsageError
 from ptool.training import data, schedule
 from ptool.training.course import Course
+from ptool.training.resolving import settings_table
 from tests.training.plans import facts, folder, phase, resolved
 
 pieces = st.lists(
@@ -174,3 +176,24 @@ def test_a_folder_that_stands_in_several_phases_goes_on_where_it_was(parts):
         for start in range(0, len(drawn), size):
             epoch = drawn[start : start + size].tolist()
             assert len(set(epoch)) == len(epoch)
+
+
+def test_the_shipped_recipe_anneals_to_nothing_over_four_mixes():
+    names = ("textbooks", "questions", "papers", "forums", "maths", "code", "general", "instructions")
+    table = settings_table(Path("annealing"))
+    config = resolved(facts(*map(folder, names)), **table)
+    course = Course(config.phase)
+    assert [p.peak_lr for p in config.phase] == [3e-4, 8e-5, 5e-5, 3e-5]
+    assert course.learning_rate(course.num_steps) == 0.0
+    assert [round(sum(p.weights), 9) for p in config.phase] == [1.0, 1.0, 1.0, 1.05]
+    assert config.phase[1].weights[4] == 0.60
+    with pytest.raises(InputError, match="cannot read"):
+        settings_table(Path("annealling"))
+
+
+def test_passes_count_every_draw_of_a_folder_over_all_phases():
+    rows, tokens = [100, 50], [3200, 800]  # the second folder is half padding
+    phases = [phase(steps=10, weights=(1.0, 1.0)), phase(steps=5, weights=(0.0, 1.0))]
+    first = Course(phases[:1]).passes(rows, tokens)
+    assert first == pytest.approx([80 * (1 / 3) / 100, 80 * (2 / 3) / 50])
+    assert Course(phases).passes(rows, tokens) == pytest.approx([first[0], first[1] + 40 / 50])
