@@ -62,10 +62,13 @@ def steps_of(run: Path) -> list[int]:
     return sorted(int(digits) for digits in found if digits.isdecimal())
 
 
-def open_checkpoint(run: Path, step: int) -> Checkpoint:
-    """The checkpoint of one step, every file compared with its digest. Raises InputError, DamagedInput."""
+def open_checkpoint(run: Path, step: int, *, verify: bool = True) -> Checkpoint:
+    """The checkpoint of one step, every file compared with its digest (`verify`), or with its size alone.
+
+    Raises InputError, DamagedInput.
+    """
     path = run / FOLDER / name_of(step)
-    manifest = open_artefact(path, stage=STAGE, verify=True)
+    manifest = open_artefact(path, stage=STAGE, verify=verify)
     details = manifest.details
     if details.get("step") != step or not isinstance(details.get("tokens"), int):
         raise DamagedInput(f"the manifest is of step {details.get('step')}", where=str(path))

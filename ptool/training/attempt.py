@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 
 from ptool.formats.packed import PackedRows
@@ -44,14 +45,22 @@ class State(msgspec.Struct, kw_only=True):
     window: Window = Window()
 
 
+class Asks(NamedTuple):
+    """What a rank was told from outside, and all hear with the step: to stop, to save."""
+
+    stop: bool = False
+    save: bool = False
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it: `cursor` is the next sample if it is accepted, `wants_stop` whether any rank was told to."""
+    """What came of it: `cursor` is the next sample if it is accepted, `wants_…` whether any rank asks for that."""
 
     record: StepRecord
     now: Observation
     verdict: Verdict
     cursor: int
     wants_stop: bool
+    wants_save: bool
 
 
 class _Accumulated(NamedTuple):
@@ -59,7 +68,7 @@ class _Accumulated(NamedTuple):
 
     loss: float
     scale: float
-    wants_stop: bool
+    asked: Asks
 
 
 class Stepper:
@@ -82,7 +91,7 @@ class Stepper:
         first: Observation | None,
         *,
         attempt: int,
-        stop: bool,
+        asks: Asks,
     ) -> Attempt:
         """Try the step after `state`; collective. `first`: the observation whose rerun this is.
 
@@ -100,10 +109,10 @@ class Stepper:
         micro_batches = data.share(samples, self._ranks.rank, self._ranks.size, accumulation)
         broken = self._faults.loss_factor(samples)
         seen: list[tuple[Observation, Verdict]] = []
-        is_whole = wants_stop = False
+        is_whole, asked = False, Asks()
         while not is_whole:  # fp16 only: gradients that overflowed are computed again at a lower scale
-            found = self._accumulate(micro_batches, skipped, phase, broken, stop=stop)
-            wants_stop |= found.wants_stop
+            found = self._accumulate(micro_batches, skipped, phase, broken, asks=asks)
+            asked = Asks(*(before or now for before, now in zip(asked, found.asked, strict=True)))
 
             def gate(raw_norm: float, found: _Accumulated = found) -> float | None:
                 norm = raw_norm * found.scale
@@ -119,7 +128,9 @@ class Stepper:
             is_whole = self._engine.update(gate, lr, loss_is_finite=math.isfinite(found.loss))
         now, verdict = seen[0]
         record = self._record(now, lr, time.monotonic() - started, attempt)
-        return Attempt(record=record, now=now, verdict=verdict, cursor=cursor, wants_stop=wants_stop)
+        return Attempt(
+            record=record, now=now, verdict=verdict, cursor=cursor, wants_stop=asked.stop, wants_save=asked.save
+        )
 
     def _accumulate(
         self,
@@ -128,7 +139,7 @@ class Stepper:
         phase: Phase,
         broken: float,
         *,
-        stop: bool,
+        asks: Asks,
     ) -> _Accumulated:
         """Forward and backward over this rank's micro-batches, and the sums over all ranks; `broken` is 1 or NaN."""
         normaliser = float(phase.micro_rows * phase.seq_len)
@@ -137,17 +148,24 @@ class Stepper:
             batch = self._load(mine, skipped)
             loss, count = self._engine.accumulate(batch, normaliser / broken, last=number == len(micro_batches))
             loss_sum, num_targets = loss_sum + loss * broken, num_targets + count
-        loss_sum, targets, flags = self._ranks.sum([loss_sum, float(num_targets), float(stop)])
+        loss_sum, targets, *flags = self._ranks.sum([loss_sum, float(num_targets), *map(float, asks)])
         return _Accumulated(
             loss=loss_sum / targets if targets else 0.0,
             scale=normaliser * len(micro_batches) * self._ranks.size / max(targets, 1.0),
-            wants_stop=flags > 0,
+            asked=Asks(*(flag > 0 for flag in flags)),
         )
 
     def probe(self) -> float:
         """Mean loss on the data's first row: the same on every rank, whatever was trained on."""
         loss, targets = self._engine.evaluate(self.tensors(self._corpus.first_row()))
         return float(loss) / max(1, int(targets))
+
+    def epoch(self, cursor: int, decisions: Sequence[Decision]) -> int:
+        """Which pass over its folder the sample before `cursor` is of, counted from 0."""
+        if cursor == 0:
+            return 0
+        places = self._corpus.places(np.array([cursor - 1]), [decision.skip for decision in decisions])
+        return int(places.epochs[0])
 
     def tensors(self, rows: PackedRows) -> dict[str, torch.Tensor]:
         """Rows as the model takes them, on the engine's device."""

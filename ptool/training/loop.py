@@ -9,28 +9,28 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 
 import torch
 
 from ptool.errors import DamagedInput, PtoolError, StoppedAndSaved
 from ptool.formats import checkpoints as folders
-from ptool.formats.checkpoints import Checkpoint
 from ptool.reporting import Reporter
-from ptool.training import checkpoints, spike_report, spikes, utilisation
-from ptool.training.attempt import Attempt, State, Stepper
+from ptool.training import spike_report, spikes, utilisation
+from ptool.training.attempt import Asks, Attempt, State, Stepper
 from ptool.training.checkpoints import Position
 from ptool.training.config import RunConfig
 from ptool.training.corpus import Corpus
 from ptool.training.engine import Engine
 from ptool.training.history import StepRecord
 from ptool.training.ranks import Ranks
+from ptool.training.saving import Saver
 from ptool.training.signals import StopRequest
 from ptool.training.spikes import Action, Observation, Verdict, Window
 from ptool.training.timeline import Timeline
 
-PROBE_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-2}  # relative; the same kernels on the same weights give the same bits
+PROBE_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-2, "fp16": 1e-2}
+"""Relative; the same kernels on the same weights give the same bits, other ranks and stages may have other kernels."""
 
 
 class Trainer:
@@ -57,8 +57,10 @@ class Trainer:
         self._stop = stop
         self._reporter = reporter
         self._state = State()
-        self._saved_step: int | None = None
         self.timeline = Timeline(run, config, ranks, reporter)
+        self._saver = Saver(
+            run, config, engine, ranks, self.timeline, last_step=self._course.num_steps, notice=self._notice
+        )
 
     def start(self) -> None:
         """Begin, or go on from the newest checkpoint that verifies and belongs to the run's present; collective.
@@ -68,7 +70,7 @@ class Trainer:
         timeline = self.timeline
         checkpoint = timeline.find_start()
         if checkpoint is not None:
-            position = self._go_back_to(checkpoint)
+            position = self._go_back_to(checkpoint.step)
             self._notice(f"going on from the checkpoint of step {checkpoint.step:,}")
             changed = [f"{name} {old}" for name, old in position.versions.items() if _versions().get(name) != old]
             if changed:
@@ -78,7 +80,7 @@ class Trainer:
         timeline.record("start", attempt=timeline.attempt, step=self._state.step, ranks=self.ranks.size, **_where())
         timeline.forget_after(self._state.step)
         if checkpoint is None:
-            self._save()
+            self._saver.save_now(0, self._position)
 
     def train(self) -> None:
         """Take the steps that are left. Raises StoppedAndSaved after a signal, PtoolError when the run must end."""
@@ -94,20 +96,20 @@ class Trainer:
                 first_attempt = tried.now
             else:
                 self._carry_out(tried.now, tried.verdict)
-        self._save_if_new()
+        self._saver.save_now(self._state.step, self._position)
 
     def _try_step(self, first_attempt: Observation | None) -> Attempt:
         state, timeline = self._state, self.timeline
         if self._course.begins_anew(state.step + 1):
             state.window = Window()
-        stop = self._stop.signal is not None
-        tried = self._stepper.attempt(state, timeline.decisions, first_attempt, attempt=timeline.attempt, stop=stop)
+        asks = Asks(stop=self._stop.signal is not None, save=self._saver.is_late())
+        tried = self._stepper.attempt(state, timeline.decisions, first_attempt, attempt=timeline.attempt, asks=asks)
         if tried.verdict.action != Action.ACCEPT:
             timeline.refused(tried.record, tried.verdict.reason)
         return tried
 
     def _stop_here(self) -> None:
-        self._save_if_new()
+        self._saver.save_now(self._state.step, self._position)
         self.timeline.record("stop", step=self._state.step)
         self.ranks.barrier()  # the first rank to end takes the others with it
         message = f"stopped and saved at step {self._state.step:,}"
@@ -119,12 +121,13 @@ class Trainer:
         state.step, state.cursor, state.loss = record.step, tried.cursor, tried.now.loss
         self.timeline.accepted(record)
         self._report(record)
-        if state.step % config.checkpoint.every_steps == 0 or state.step == self._course.num_steps:
-            self._save()
+        self._saver.after_step(state.step, self._position, by_clock=tried.wants_save)
 
     def _carry_out(self, now: Observation, verdict: Verdict) -> None:
         """Skip, roll back or halt: the decision is on the disk and agreed before anything is done."""
-        decision = self.timeline.decide(now, verdict, self._state.window)
+        if verdict.action == Action.ROLLBACK:
+            self._saver.finish()  # what is being written may be what to go back to
+        decision = self.timeline.decide(now, verdict, self._state.window, self._saver.anchors)
         self._explain(decision, now)
         if decision.action == Action.SKIP:
             self._notice(f"step {now.step:,} refused twice, its batch is left out: {decision.reason}")
@@ -135,10 +138,10 @@ class Trainer:
                 f"and leaving out samples {first:,} to {last - 1:,}"
             )
             self.timeline.forget_after(decision.target)
-            self._go_back_to(folders.open_checkpoint(self.run, decision.target))
+            self._go_back_to(decision.target)
             self.timeline.attempt += 1
         else:
-            self._save_if_new()
+            self._saver.save_now(self._state.step, self._position)
             self.timeline.record("halt", step=self._state.step, reason=verdict.reason)
             raise PtoolError(
                 f"halted at step {self._state.step:,}: {decision.reason}",
@@ -159,25 +162,21 @@ class Trainer:
             return
         self._notice(f"{path}: {'; '.join(report.findings())}")
 
-    def _go_back_to(self, checkpoint: Checkpoint) -> Position:
-        """Load a checkpoint into the running engine, and check that its probe loss comes out again."""
-        position = checkpoints.load(checkpoint, self.engine, self.ranks)
+    def _go_back_to(self, step: int) -> Position:
+        """Put the engine into the state of an anchor or a checkpoint; its probe loss must come out again."""
+        position = self._saver.go_back_to(step, lambda step: folders.open_checkpoint(self.run, step, verify=False))
         self._state = State(step=position.step, cursor=position.cursor, loss=position.loss, window=position.window)
-        self._saved_step = position.step
         probe = self._stepper.probe()
         tolerance = PROBE_TOLERANCE[self.config.parallel.precision] * abs(position.probe_loss)
         if not abs(probe - position.probe_loss) <= tolerance:
             message = f"a fixed batch had loss {position.probe_loss:.8g} when it was saved and has {probe:.8g} now"
-            raise DamagedInput(message, where=str(checkpoint.path), hint="the state did not come back whole")
+            where = f"{self.run}, step {step}"
+            raise DamagedInput(message, where=where, hint="the state did not come back whole")
         return position
 
-    def _save_if_new(self) -> None:
-        if self._saved_step != self._state.step:
-            self._save()
-
-    def _save(self) -> None:
-        config, state = self.config, self._state
-        position = Position(
+    def _position(self, scheduled: bool) -> Position:
+        state = self._state
+        return Position(
             step=state.step,
             tokens=self._course.tokens(state.step),
             cursor=state.cursor,
@@ -187,19 +186,12 @@ class Trainer:
             probe_loss=self._stepper.probe(),
             window=state.window,
             world_size=self.ranks.size,
-            zero=config.parallel.zero,
+            zero=self.config.parallel.zero,
             versions=_versions(),
+            epoch=self._stepper.epoch(state.cursor, self.timeline.decisions),
+            phase=self._course.index(state.step),
+            scheduled=scheduled,
         )
-        started = time.monotonic()
-        self.timeline.sync()
-        self.timeline.record("saving", step=state.step)
-        checkpoints.save(self.run, position, config, self.engine, self.ranks)
-        self.timeline.record("save", step=state.step, seconds=round(time.monotonic() - started, 3))
-        self._saved_step = state.step
-        if self.ranks.is_first:
-            is_last = state.step == self._course.num_steps
-            back_off = None if is_last else config.spike.back_off
-            checkpoints.rotate(self.run, keep_last=config.checkpoint.keep_last, back_off=back_off)
 
     def _report(self, record: StepRecord) -> None:
         if self.ranks.is_first:
@@ -209,8 +201,8 @@ class Trainer:
             )
             if record.mfu is not None:
                 detail += f", MFU {record.mfu:.1%} ({utilisation.CONVENTION})"
-            if self._saved_step:
-                detail += f", saved at {self._saved_step:,}"
+            if self._saver.last_saved:
+                detail += f", saved at {self._saver.last_saved:,}"
             self._reporter.progress(record.step, self._course.num_steps, unit="steps", detail=detail)
 
     def _notice(self, text: str) -> None:

@@ -53,7 +53,7 @@ class _Writing:
 
 
 class Saver:
-    """Saves and anchors of a run; all methods but `clock` are collective."""
+    """Saves and anchors of a run; all methods but `is_late` are collective."""
 
     def __init__(
         self,
@@ -63,13 +63,16 @@ class Saver:
         ranks: Ranks,
         timeline: Timeline,
         *,
+        last_step: int,
         notice: Callable[[str], None],
     ) -> None:
+        """`last_step`: the run ends with it."""
         self._run = run
         self._config = config
         self._engine = engine
         self._ranks = ranks
         self._timeline = timeline
+        self._last_step = last_step
         self._notice = notice
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: _Writing | None = None
@@ -79,18 +82,16 @@ class Saver:
         self.last_saved: int | None = None
         """The step of the newest published checkpoint, or of the one gone on from."""
 
-    def clock(self) -> float:
-        """1 on rank 0 when a save is due by the clock, else 0; the ranks add it up, and `after_step` is told."""
+    def is_late(self) -> bool:
+        """On rank 0, whose clock counts: whether a save is due by it. The step's sum tells all ranks."""
         minutes = self._config.checkpoint.every_minutes
         late = time.monotonic() - self._last_begun >= 60 * minutes
-        return float(self._ranks.is_first and minutes > 0 and late and self._writing is None)
+        return self._ranks.is_first and minutes > 0 and late and self._writing is None
 
     def after_step(self, step: int, make_position: MakePosition, *, by_clock: bool) -> None:
         """Do what is due after an accepted step. Raises OutputError where nothing can be written any more."""
-        config = self._config
         self.poll()
-        scheduled = step % config.checkpoint.every_steps == 0 or step == config.run.max_steps
-        is_anchor = self.anchors.is_due(step)
+        scheduled, is_anchor = self.is_scheduled(step), self.anchors.is_due(step)
         if not (scheduled or is_anchor or by_clock):
             return
         started = time.monotonic()
@@ -101,14 +102,18 @@ class Saver:
             self.anchors.keep(anchor)
         if scheduled or by_clock:
             self._save(position, anchor, started)
-            if step == config.run.max_steps:
+            if step == self._last_step:
                 self.finish()
 
-    def save_now(self, position: Position) -> None:
+    def is_scheduled(self, step: int) -> bool:
+        """Whether the state after this step is saved whatever the clock says."""
+        return step % self._config.checkpoint.every_steps == 0 or step == self._last_step
+
+    def save_now(self, step: int, make_position: MakePosition) -> None:
         """Save, unless this step is saved already, and wait until it is published."""
         self.finish()
-        if self.last_saved != position.step:
-            self._save(position, None, time.monotonic())
+        if self.last_saved != step:
+            self._save(make_position(self.is_scheduled(step)), None, time.monotonic())
             self.finish()
 
     def start_from(self, position: Position) -> None:
@@ -199,7 +204,7 @@ class Saver:
         checkpoints.rotate(
             self._run,
             keep_last=settings.keep_last,
-            back_off=None if position.step == self._config.run.max_steps else self._config.spike.back_off,
+            back_off=None if position.step == self._last_step else self._config.spike.back_off,
             keep_every=settings.keep_every_steps,
             coming=Saved(**fields) if coming else None,
         )

@@ -59,7 +59,7 @@ class Timeline:
         Raises DamagedInput where checkpoints were saved and none can be read: never silently from the beginning.
         """
         step = self._ranks.on_first(self._start_step, int)
-        return None if step < 0 else folders.open_checkpoint(self.run, step)
+        return None if step < 0 else folders.open_checkpoint(self.run, step, verify=False)  # rank 0 has done it
 
     def decide(
         self, now: Observation, verdict: Verdict, window: Window, states: RollbackStates | None = None

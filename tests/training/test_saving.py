@@ -22,7 +22,7 @@ from ptool.models.tensor_files import Tensors
 from ptool.training import checkpoints, saving
 from ptool.training.anchors import needed
 from ptool.training.checkpoints import Position
-from ptool.training.config import Checkpoint, RunConfig, RunLength, Spike
+from ptool.training.config import Checkpoint, RunConfig, Spike
 from ptool.training.history import Ledger, read_lines
 from ptool.training.rotation import Saved, best, kept
 from ptool.training.spikes import Window
@@ -129,12 +129,12 @@ class Run:
         self.folder = folder
         (folder / folders.FOLDER).mkdir(exist_ok=True)
         settings = {"every_steps": 10, "keep_last": 2, "every_minutes": 0.0, "anchor_steps": 0} | settings
-        self.config = RunConfig(
-            model={"vocab_size": 8}, checkpoint=Checkpoint(**settings), run=RunLength(max_steps=1000), spike=SPIKE
-        )
+        self.config = RunConfig(model={"vocab_size": 8}, checkpoint=Checkpoint(**settings), spike=SPIKE)
         self.engine = Engine()
         self.told: list[str] = []
-        self.saver = saving.Saver(folder, self.config, self.engine, Alone(), Timeline(folder), notice=self.told.append)
+        self.saver = saving.Saver(
+            folder, self.config, self.engine, Alone(), Timeline(folder), last_step=1000, notice=self.told.append
+        )
         self.step = 0
 
     def to(self, last: int, *, by_clock: bool = False) -> Run:
@@ -203,8 +203,8 @@ def test_the_next_save_waits_for_the_one_before(tmp_path, slow):
 def test_a_save_that_waits_leaves_nothing_to_wait_for(tmp_path):
     assert Run(tmp_path, asynchronous=False).to(10).steps == [10]
     run = Run(tmp_path).to(13)
-    run.saver.save_now(position(13, scheduled=False))
-    run.saver.save_now(position(13, scheduled=False))
+    for _ in range(2):
+        run.saver.save_now(13, lambda scheduled: position(13, scheduled=scheduled))
     assert [event["step"] for event in run.events() if event["event"] == "saving"] == [10, 10, 13]
 
 
@@ -269,12 +269,12 @@ def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path, monkeypatch):
 def test_the_clock_saves_in_between_and_what_it_saved_goes_with_the_next(tmp_path, monkeypatch):
     run = Run(tmp_path, every_minutes=1.0).to(13)
     run.saver.finish()
-    assert run.saver.clock() == 0.0
+    assert not run.saver.is_late()
     later = saving.time.monotonic() + 61
     monkeypatch.setattr(saving.time, "monotonic", lambda: later)
-    assert run.saver.clock() == 1.0
+    assert run.saver.is_late()
     run.to(14, by_clock=True).saver.finish()
-    assert run.saver.clock() == 0.0
+    assert not run.saver.is_late()
     assert run.steps == [10, 14]
     assert not checkpoints.position_of(folders.open_checkpoint(tmp_path, 14)).scheduled
     run.to(20).saver.finish()
@@ -312,7 +312,7 @@ def test_the_best_of_all_and_of_each_phase_are_kept():
 def test_the_best_checkpoint_is_named(tmp_path):
     run = Run(tmp_path)
     for step, loss in ((10, 3.0), (20, 2.5), (30, 2.6), (40, 2.7), (50, 2.8)):
-        run.saver.save_now(position(step, validation_loss=loss))
+        run.saver.save_now(step, lambda _, step=step, loss=loss: position(step, validation_loss=loss))
     assert (tmp_path / folders.FOLDER / "best").read_text() == "step_00000020\n"
     assert 20 in run.steps
 
