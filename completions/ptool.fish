@@ -326,6 +326,7 @@ complete -c ptool -n '__fish_seen_subcommand_from train' -l model -x -a '(ptool 
 complete -c ptool -n '__fish_seen_subcommand_from train' -l zero -x -d 'ZeRO stage; default 2.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l ranks -x -d 'Processes; default one per GPU, else 2.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l max-steps -x -d 'Steps; default one pass over the data.'
+complete -c ptool -n '__fish_seen_subcommand_from train' -l init -x -a '(__fish_complete_directories)' -d 'Begin with these weights: a Llama folder, a run, a checkpoint.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l tokens -x -d 'Tokens to train on.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l checkpoint-every -x -d 'Steps; default 500.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l seed -x -d 'Of the weights and the data order; default 0.'

@@ -47,6 +47,10 @@ def train(
             "--max-steps", parser=units.parse_count, metavar="N", help="Steps; default one pass over the data."
         ),
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", metavar="FOLDER", help="Begin with these weights: a Llama folder, a run, a checkpoint."),
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option("--tokens", parser=units.parse_count, metavar="N", help="Tokens to train on.")
     ] = None,
@@ -87,11 +91,14 @@ def train(
 ) -> None:
     """Train a model on packed rows.
 
-    Trains a decoder (RMSNorm, RoPE, SwiGLU) under DeepSpeed, on the GPUs of this machine or on two CPU processes, and
-    writes a run folder: config.toml, metrics.jsonl, attempts.jsonl, events.jsonl, TensorBoard files, checkpoints. Under
-    torchrun or srun every process is one rank. Ctrl-C, SIGTERM and SIGUSR1 save and end with status 75; the same
-    command, or `ptool resume`, goes on bit for bit. A step whose loss or gradient norm is out of line is refused before
-    it is applied, then skipped or undone by going back to a checkpoint.
+    Trains a decoder (RMSNorm, RoPE and SwiGLU, or what [model] says) under DeepSpeed, on the GPUs of this machine or on
+    two CPU processes, and writes a run folder: config.toml, metrics.jsonl, attempts.jsonl, events.jsonl, TensorBoard
+    files, checkpoints. Under torchrun or srun every process is one rank. Ctrl-C, SIGTERM and SIGUSR1 save and end with
+    status 75; the same command, or `ptool resume`, goes on bit for bit. A step whose loss or gradient norm is out of
+    line is refused before it is applied, then skipped or undone by going back to a checkpoint.
+
+    --init begins with the weights and the shape of a Hugging Face Llama folder, a run or a checkpoint; step, data and
+    optimiser begin anew.
 
     --print-sbatch prints the same command as a batch script for Slurm: one rank per GPU, saved before the time limit
     and on preemption, requeued until the run is finished. Redirect it to a file and hand that to sbatch.
@@ -118,7 +125,7 @@ def train(
     flags: dict[str, dict[str, object | None]] = {
         "model": {"size": model},
         "parallel": {"zero": zero, "ranks": ranks},
-        "run": {"max_steps": max_steps, "tokens": tokens, "seed": seed},
+        "run": {"max_steps": max_steps, "tokens": tokens, "seed": seed, "init": init and str(init)},
         "checkpoint": {"every_steps": checkpoint_every},
     }
     given = settings_table(config, flags, sets or [])
@@ -153,7 +160,7 @@ def manual() -> str:
         "SETTINGS\n\n"
         "Every setting can stand in the file of --config, as TOML tables, or be given with --set. --set wins over the "
         "other options, they win over the file, and the file over these defaults. What a run uses is all in its "
-        "config.toml. `[model]` takes size, a name, or a shape: layers, hidden, heads, kv_heads, ffn_hidden.\n\n"
+        "config.toml.\n\n"
         f"{rows}"
     )
 

@@ -33,6 +33,7 @@ from ptool.training.config import Phase, RunConfig, Table, as_tables
 from ptool.training.course import Course
 from ptool.training.history import read_decisions, stands
 from ptool.training.phases import PhaseGiven, fit_batch, length_of, micro_rows, resolve_phases, weights_of
+from ptool.training.requirements import check_execution, resolve_optimizer
 from ptool.training.resolving import DataFacts, overlay, with_phases
 
 _REFUSED = {
@@ -98,6 +99,9 @@ def change_plan(
         changed = with_phases(changed, [*past, *future])
     elif finished and given:
         raise UsageError("the run is finished: nothing is left to change", hint="--set run.tokens=… makes it longer")
+    check_execution(changed.execution, changed.parallel)
+    optimizer = resolve_optimizer(changed.optimizer, changed.parallel, changed.optimizer.peak_lr)
+    changed = msgspec.structs.replace(changed, optimizer=optimizer)
     changes = [
         Change(setting=name, old=old.get(name), new=value, meaning=_meaning(name, old.get(name), value, step))
         for name, value in given.items()

@@ -311,7 +311,8 @@ def read_config(path: Path) -> Table:
 def settings() -> Iterator[tuple[str, str, str]]:
     """(name, default, meaning) of every setting: the manual's table."""
     yield "model.size", toml_value(DEFAULT_SIZE), "a named size; the other keys of [model] replace parts of it"
-    for section, kind in {"model": ModelConfig, **SECTIONS}.items():
+    sections: dict[str, type[Struct]] = {"model": ModelConfig, **SECTIONS}
+    for section, kind in sections.items():
         hints = get_type_hints(kind, include_extras=True)
         for field in msgspec.structs.fields(kind):
             meta = next(item for item in get_args(hints[field.name]) if isinstance(item, Meta))

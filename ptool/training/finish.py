@@ -46,6 +46,7 @@ def identity(config: RunConfig) -> dict[str, object]:
     """What makes a run this run: its tables without places, and without what may change while it goes on."""
     tables = as_tables(config)
     tables["data"].pop("packed")
+    tables["run"].pop("init")  # its digest stays
     tables["parallel"].pop("timeout_seconds")
     for section in ("checkpoint", "metrics"):
         tables.pop(section)

@@ -14,7 +14,7 @@ import msgspec
 
 from ptool.errors import InputError, PtoolError
 from ptool.reporting import SILENT, Reporter
-from ptool.training import locks
+from ptool.training import initial, locks
 from ptool.training.config import RunConfig, from_toml
 from ptool.training.requirements import FP16_WARNING
 from ptool.training.signals import StopRequest
@@ -96,7 +96,11 @@ def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) 
         weight_decay=optimizer.weight_decay,
     )
     execution = Execution(**msgspec.structs.asdict(config.execution))
-    engine = Engine(Decoder(config.model_config, seed=config.run.seed, execution=execution), spec)
+    if config.run.init and not initial.has_begun(run):
+        decoder = initial.load(config, execution=execution)
+    else:
+        decoder = Decoder(config.model_config, seed=config.run.seed, execution=execution)
+    engine = Engine(decoder, spec)
     if precision == "fp16":
         reporter.notice(FP16_WARNING)
     ranks = Ranks(engine.device)

@@ -20,7 +20,7 @@ from ptool import units
 from ptool.errors import UsageError
 from ptool.models.config import ModelConfig, ModelSize, load_size, size_names
 from ptool.plugins import unknown
-from ptool.training.config import SECTIONS, Parallel, Phase, RunConfig, Table, read_config
+from ptool.training.config import DEFAULT_SIZE, SECTIONS, Parallel, Phase, RunConfig, Table, read_config
 from ptool.training.course import Course
 from ptool.training.phases import FolderFacts, PhaseGiven, resolve_phases
 from ptool.training.requirements import check_execution, resolve_optimizer
@@ -64,8 +64,9 @@ def settings_table(
     one_by_one = overlay(*(parse_setting(text) for text in sets)) if sets else {}
     if given.get("run", {}).keys() >= {"max_steps", "tokens"}:
         raise UsageError("--max-steps and --tokens exclude each other")
-    if given.get("run"):  # a flag for one of the two replaces the file's other
-        file.get("run", {}).pop("tokens" if "max_steps" in given["run"] else "max_steps", None)
+    for name, other in (("max_steps", "tokens"), ("tokens", "max_steps")):
+        if name in given.get("run", {}):  # a flag for one of the two replaces the file's other
+            file.get("run", {}).pop(other, None)
     return overlay(file, check(given), check(one_by_one, where="--set"))
 
 
@@ -180,7 +181,7 @@ def _resolve_model(given: Mapping[str, Any], data: DataFacts) -> tuple[Table, fl
     shape = {key: value for key, value in given.items() if key != "size"}
     name = given.get("size")
     if name is None and not {"layers", "hidden", "heads"} <= shape.keys():
-        name = "10m"
+        name = DEFAULT_SIZE
     defaults: Table = {}
     if name is not None:
         size = load_size(name)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptool.errors import UsageError
+from ptool.models.config import ModelConfig
 from ptool.training import config as configs
 from ptool.training.config import as_tables, from_toml, settings, to_toml
 from ptool.training.phases import FolderFacts
@@ -128,6 +129,7 @@ def test_a_setting_beats_a_flag_and_a_flag_beats_the_file(tmp_path):
     flags = {"run": {"seed": 2, "max_steps": None, "tokens": 500}, "parallel": {"zero": None}}
     table = settings_table(file, flags, ["run.seed=3"])
     assert table == {"run": {"seed": 3, "tokens": 500}, "parallel": {"zero": 1}}
+    assert settings_table(file, {"run": {"seed": 2}})["run"] == {"seed": 2, "max_steps": 10}
     with pytest.raises(UsageError, match="exclude each other"):
         settings_table(flags={"run": {"max_steps": 1, "tokens": 1}})
 
@@ -148,7 +150,13 @@ def test_any_path_survives_the_toml(text):
 def test_every_setting_has_a_meaning_for_the_manual():
     table = list(settings())
     assert all(meaning for _, _, meaning in table)
-    assert ("optimizer.beta2", "0.95") in {(name, default) for name, default, _ in table}
+    defaults = {name: default for name, default, _ in table}
+    assert (defaults["optimizer.clip"], defaults["model.size"], defaults["model.hidden"]) == (
+        "1.0",
+        '"10m"',
+        "the size's",
+    )
+    assert {f"model.{name}" for name in ModelConfig.__struct_fields__} <= defaults.keys()
 
 
 def test_laying_tables_over_one_another_goes_key_by_key():
