@@ -1,14 +1,14 @@
 """Damage done on purpose, by [faults]: to see a run survive it (`ptool demo`, tests, the soak).
 
 A fault belongs to a place in data order, not to a step: a batch that was left out takes its fault with it, and a batch
-that is tried again has it again, except for `nan-once`, which is what broken hardware looks like.
+that is tried again has it again, except for `broken-once`, which is what broken hardware looks like.
 
-    targets    the targets of all rows are random: bad data
-    outlier    those of one row in eight: one raised loss
-    slow       those of a share that grows to all rows: a loss that climbs for many steps
-    lr         the learning rate is 300 times what it should be
-    nan        the loss of one rank is not a number
-    nan-once   ... the first time only
+    targets     the targets of all rows are random: bad data
+    outlier     those of one row in eight: one raised loss
+    slow        those of a share that grows to all rows: a loss that climbs for many steps
+    lr          the learning rate is 300 times what it should be
+    broken-rank the loss of one rank is not a number
+    broken-once ... the first time only
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class FaultyBatches:
     def loss_factor(self, samples: Samples) -> float:
         """1, or not a number where this rank's loss is to be broken."""
         kind = self._faults.kind
-        if kind not in ("nan", "nan-once") or self._rank != self._faults.rank or not self._hits(samples):
+        if kind not in ("broken-rank", "broken-once") or self._rank != self._faults.rank or not self._hits(samples):
             return 1.0
-        if kind == "nan-once" and self._fired:
+        if kind == "broken-once" and self._fired:
             return 1.0
         self._fired = True
-        return float("nan")
+        return float("broken-rank")
 
     def lr_factor(self, samples: Samples) -> float:
         """What multiplies the learning rate of a step on `samples`."""

@@ -47,10 +47,10 @@ def test_slow_damage_grows_to_all_rows():
 
 def test_a_broken_rank_has_no_number_for_a_loss_and_hardware_only_the_first_time():
     bad, good = np.arange(16, 24), np.arange(24, 32)
-    broken = faulty("nan", rank=0)
+    broken = faulty("broken-rank", rank=0)
     assert [math.isnan(broken.loss_factor(bad)) for _ in range(3)] == [True] * 3
-    assert broken.loss_factor(good) == faulty("nan", rank=1).loss_factor(bad) == 1.0
-    once = faulty("nan-once")
+    assert broken.loss_factor(good) == faulty("broken-rank", rank=1).loss_factor(bad) == 1.0
+    once = faulty("broken-once")
     assert [math.isnan(once.loss_factor(bad)) for _ in range(3)] == [True, False, False]
 
 
