@@ -13,6 +13,7 @@ that is tried again has it again, except for `broken-once`, which is what broken
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +61,7 @@ class FaultyBatches:
         if kind == "broken-once" and self._fired:
             return 1.0
         self._fired = True
-        return float("broken-rank")
+        return math.nan
 
     def lr_factor(self, samples: Samples) -> float:
         """What multiplies the learning rate of a step on `samples`."""
