@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from ptool.errors import DamagedInput, OutputError, PtoolError
+from ptool.errors import DamagedInput, PtoolError
 from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import MANIFEST, DigestingFile, list_files, read_folder_manifest
 from ptool.formats.atomic import describing_os_errors, sync_folder, write_bytes
@@ -36,7 +36,7 @@ from ptool.training.config import RunConfig, as_tables
 from ptool.training.engine import Engine
 from ptool.training.ranks import Ranks
 from ptool.training.rotation import Saved
-from ptool.training.snapshots import Buffers, Snapshot
+from ptool.training.snapshots import Snapshot
 from ptool.training.spikes import Window
 
 _TRASH = ".trash_"
@@ -117,24 +117,6 @@ def publish(run: Path, snapshot: Snapshot, config: RunConfig, entries: Iterable[
         temporary.rename(final)
         sync_folder(final.parent)
         write_bytes(final.parent / "latest", f"{final.name}\n".encode())
-
-
-def save(run: Path, position: Position, config: RunConfig, engine: Engine, ranks: Ranks) -> None:
-    """Write and publish the checkpoint of `position` while the training waits; collective.
-
-    Raises OutputError on every rank, with nothing left behind, when it cannot be written anywhere.
-    """
-    temporary = temporary_of(run, position.step)
-    snapshot = Snapshot(position, engine, Buffers())
-    try:
-        ranks.together(lambda: begin(temporary) if ranks.is_first else None)
-        shares = ranks.gather(ranks.together(lambda: write_share(temporary, snapshot, ranks.rank)))
-        entries = [msgspec.convert(entry, FileEntry) for share in shares for entry in share]
-        ranks.together(lambda: publish(run, snapshot, config, entries) if ranks.is_first else None)
-    except OutputError:
-        if ranks.is_first:
-            shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def load(checkpoint: Checkpoint, engine: Engine, ranks: Ranks) -> Position:

@@ -80,15 +80,26 @@ class EngineState:
         """
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {}
-        for number, partition in enumerate(self._partitions):
-            if number not in self._mine:
-                continue
+        for number in sorted(self._mine):
+            partition = self._partitions[number]
             for stretch in partition.stretches:
                 weights[self._key(stretch)] = self._shaped(partition.flat(partition.master, stretch), stretch)
-            state = self._optimizer.state.get(partition.master, {})
-            for kind, value in state.items():
+            for kind, value in self._optimizer.state.get(partition.master, {}).items():
                 moments.update(self._held_state(number, partition, kind, value))
         return dict(zip(KINDS, (weights, moments), strict=True))
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Copies of the single numbers of this rank's partitions (steps), as `<name>/<partition>`: for `put_back`.
+
+        `held` has each of them once for all ranks, so a rank may not find its own there.
+        """
+        found = {}
+        for number in sorted(self._mine):
+            for kind, value in self._optimizer.state.get(self._partitions[number].master, {}).items():
+                scalar = _as_tensor(value)
+                if scalar.dim() == 0:
+                    found[f"{kind}/{number}"] = scalar.detach().cpu().clone()
+        return found
 
     def read(self, weights: Tensors, moments: Tensors, *, same_layout: bool) -> None:
         """Take this rank's share of what all ranks together wrote; `make_weights` follows, when every rank has it.
@@ -99,10 +110,10 @@ class EngineState:
         self._check_names(weights)
         self._read_some(range(len(self._partitions)), weights, moments, same_layout=same_layout)
 
-    def put_back(self, held: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take back copies of what `held` gave on this engine; collective: at stage 0 the ranks tell one another."""
+    def put_back(self, held: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, Tensor]) -> None:
+        """Take back copies of `held` and `numbers` of this engine; collective: at stage 0 ranks tell one another."""
         weights, moments = Tensors(held[WEIGHTS]), Tensors(held[MOMENTS])
-        self._read_some(sorted(self._mine), weights, moments, same_layout=True)
+        self._read_some(sorted(self._mine), weights, moments, same_layout=True, own=numbers)
         if self._zero == 0 and self._ranks > 1:
             for number, partition in enumerate(self._partitions):
                 self._broadcast(partition, owner=self._owner[number])
@@ -120,8 +131,16 @@ class EngineState:
         elif self._zero > 0:
             wrapper.update_lp_params()
 
-    def _read_some(self, numbers: Iterable[int], weights: Tensors, moments: Tensors, *, same_layout: bool) -> None:
-        kinds = {name.partition("/")[0] for name in moments.names}
+    def _read_some(
+        self,
+        numbers: Iterable[int],
+        weights: Tensors,
+        moments: Tensors,
+        *,
+        same_layout: bool,
+        own: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        kinds = {name.partition("/")[0] for name in (*moments.names, *(own or {}))}
         if self._zero == 3:
             self._wrapper.checkpoint_event_prologue()
         with torch.no_grad():
@@ -129,7 +148,10 @@ class EngineState:
                 partition = self._partitions[number]
                 for stretch in partition.stretches:
                     _fill(weights, stretch.name, stretch.start, partition.flat(partition.master, stretch))
-                self._read_state(number, partition, moments, kinds, same_layout=same_layout)
+                scalars = None
+                if own is not None:
+                    scalars = {kind: own[f"{kind}/{number}"] for kind in kinds if f"{kind}/{number}" in own}
+                self._read_state(number, moments, kinds, scalars, same_layout=same_layout)
 
     def _broadcast(self, partition: Partition, owner: int) -> None:
         """A whole parameter and its state, from the rank that kept them."""
@@ -181,8 +203,7 @@ class EngineState:
         return elements.view(shape) if stretch.length == shape.numel() else elements
 
     def _held_state(self, number: int, partition: Partition, kind: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-        if not isinstance(value, Tensor):
-            value = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+        value = _as_tensor(value)
         if value.dim() == 0:
             yield from ((f"{kind}/{stretch.name}", value) for stretch in partition.stretches if stretch.start == 0)
         elif value.numel() == partition.master.numel():
@@ -194,13 +215,18 @@ class EngineState:
             yield f"{kind}/{_own_name(number, self._rank)}", value
 
     def _read_state(
-        self, number: int, partition: Partition, moments: Tensors, kinds: set[str], *, same_layout: bool
+        self, number: int, moments: Tensors, kinds: set[str], scalars: Mapping[str, Tensor] | None, *, same_layout: bool
     ) -> None:
+        """The optimiser's state of one partition; `scalars` are its single numbers, None: as `moments` has them."""
+        partition = self._partitions[number]
         state = self._optimizer.state[partition.master]
         own = _own_name(number, self._rank)
         for kind in set(state) - kinds:  # saved before the first step: as new
             state[kind] = _as_new(state[kind])
         for kind in sorted(kinds):
+            if scalars is not None and kind in scalars:
+                state[kind] = self._number(partition, scalars[kind], state.get(kind))
+                continue
             if f"{kind}/{own}" in moments.names or any(name.startswith(f"{kind}//") for name in moments.names):
                 if not same_layout:
                     raise InputError(
@@ -213,8 +239,8 @@ class EngineState:
             if not names:
                 state.pop(kind, None)
             elif moments.shape(f"{kind}/{names[0]}") == ():
-                state[kind] = self._number(partition, moments, kind, state.get(kind))
-            elif moments.size(f"{kind}/{names[0]}") != self._shapes[names[0]].numel():
+                state[kind] = self._number(partition, _common(moments, kind, partition), state.get(kind))
+            elif self._is_irregular(moments.shape(f"{kind}/{names[0]}"), names[0]):
                 state[kind] = moments.whole(f"{kind}/{names[0]}").clone().to(partition.master.device)
             else:
                 if not isinstance(state.get(kind), Tensor):
@@ -224,15 +250,16 @@ class EngineState:
         if not state:
             del self._optimizer.state[partition.master]
 
-    def _number(self, partition: Partition, moments: Tensors, kind: str, old: Any) -> Any:
-        """A number per parameter, such as the step; a flat partition has one for all that lie in it."""
-        found = [moments.whole(f"{kind}/{stretch.name}") for stretch in partition.stretches]
-        if any(not torch.equal(found[0], other) for other in found):
-            raise InputError(f"parameters of one partition differ in {kind}", hint="resume at ZeRO stage 0")
-        if found[0].dtype in (torch.int64, torch.float64):
-            return found[0].item()
+    def _is_irregular(self, shape: tuple[int, ...] | None, name: str) -> bool:
+        """Whether state of a whole parameter does not belong to its elements: means of rows and columns."""
+        return shape is not None and torch.Size(shape).numel() != self._shapes[name].numel()
+
+    def _number(self, partition: Partition, value: Tensor, old: Any) -> Any:
+        """A single number as the optimiser keeps it: a Python number, or a tensor where its kernels look for it."""
+        if value.dtype in (torch.int64, torch.float64):
+            return value.item()
         device = partition.master.device if partition.fused else torch.device("cpu")
-        return found[0].clone().to(old.device if isinstance(old, Tensor) else device)
+        return value.clone().to(old.device if isinstance(old, Tensor) else device)
 
     def _check_names(self, weights: Tensors) -> None:
         missing, unknown = self._shapes.keys() - weights.names, weights.names - self._shapes.keys()
@@ -275,6 +302,20 @@ def _fill(tensors: Tensors, name: str, start: int, target: Tensor) -> None:
     staged = torch.empty(target.shape, dtype=target.dtype)
     tensors.fill(name, start, staged)
     target.copy_(staged)
+
+
+def _as_tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+
+
+def _common(moments: Tensors, kind: str, partition: Partition) -> Tensor:
+    """The one number of all parameters that lie in a partition."""
+    found = [moments.whole(f"{kind}/{stretch.name}") for stretch in partition.stretches]
+    if any(not torch.equal(found[0], other) for other in found):
+        raise InputError(f"parameters of one partition differ in {kind}", hint="resume at ZeRO stage 0")
+    return found[0]
 
 
 def _as_new(value: Any) -> Any:

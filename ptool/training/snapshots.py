@@ -35,6 +35,7 @@ class Snapshot:
         held = engine.state.held()
         self.position = position
         self.tensors = _on_host(held) if buffers is None else buffers.copy(held)
+        self.numbers = engine.state.numbers()
         self.random = random_state.capture()
         self.extra = engine.extra_state()
 
@@ -49,7 +50,7 @@ class Snapshot:
 
     def put_back(self, engine: Engine) -> None:
         """Make the engine what it was; collective."""
-        engine.state.put_back(self.tensors)
+        engine.state.put_back(self.tensors, self.numbers)
         engine.restore_extra_state(self.extra)
         random_state.restore(self.random)
 

@@ -2,8 +2,9 @@
 
     python reshaping.py '{"zero": 2, "precision": "fp32", "do": [["step", 3], ["write", FOLDER], ["read", FOLDER]]}'
 
-The samples of step k are the same for any number of ranks; `["at", k]` says which step comes next. Rank 0 prints the
-losses of all steps in the order in which they were taken.
+The samples of step k are the same for any number of ranks; `["at", k]` says which step comes next, `["keep", 0]` copies
+the state in memory and `["back", 0]` puts it back. Rank 0 prints the losses of all steps in the order in which they
+were taken.
 """
 
 from __future__ import annotations
@@ -72,11 +73,18 @@ def main() -> None:
 
     losses: list[float] = []
     following = 1
+    kept: dict[str, dict[str, torch.Tensor]] = {}
     for what, value in asked["do"]:
         if what == "step":
             for _ in range(value):
                 losses.append(step(following))
                 following += 1
+        elif what == "keep":
+            held = engine.state.held()
+            kept = {kind: {key: tensor.clone() for key, tensor in tensors.items()} for kind, tensors in held.items()}
+            numbers = engine.state.numbers()
+        elif what == "back":
+            engine.state.put_back(kept, numbers)
         elif what == "at":
             following = value
         elif what == "write":

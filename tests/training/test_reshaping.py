@@ -69,8 +69,10 @@ def test_other_ranks_and_other_stages_go_on_as_if_nothing_had_changed(tmp_path):
     for ranks, zero in CHAIN:
         loaded, following = (str(tmp_path / f"{ranks}-{zero}{when}") for when in ("loaded", ""))
         do = [["read", previous], ["write", loaded], ["at", at], ["step", 1], ["write", following]]
-        (loss,) = engine(ranks, zero, do, seed=9)
+        do += [["keep", 0], ["step", 2], ["back", 0], ["at", at + 1], ["step", 2]]
+        loss, *more = engine(ranks, zero, do, seed=9)
         assert loss == pytest.approx(reference[at - 1], rel=1e-6)
+        assert more[:2] == more[2:], "back from a copy in memory: the same bits"
         before, after = everything(Path(previous)), everything(Path(loaded))
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before), "weights, moments and steps"

@@ -66,7 +66,11 @@ class Held:
         moments.fill("exp_avg/x", 0, self.moment)
         self.step.copy_(moments.whole("step/x"))
 
-    def put_back(self, tensors) -> None:
+    def numbers(self):
+        return {"step/0": self.step.clone()}
+
+    def put_back(self, tensors, numbers) -> None:
+        assert float(numbers["step/0"]) == float(tensors["moments"]["step/x"])
         self.read(Tensors(tensors["weights"]), Tensors(tensors["moments"]), same_layout=True)
 
     def make_weights(self) -> None:
