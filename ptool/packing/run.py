@@ -233,7 +233,10 @@ def _fill(
         spans = plan.spans[ends[first] : ends[stop]]
         row_of_span = np.repeat(np.arange(stop - first), counts)
         positions = starts[spans["document"]] + spans["offset"]
-        rows = np.full((stop - first, seq_len), source.vocabulary.padding, dtype=source.vocabulary.dtype)
+        rows = np.empty((stop - first, seq_len), dtype=source.vocabulary.dtype)
+        used = np.add.reduceat(spans["length"], np.cumsum(counts) - counts, dtype=np.int64)
+        for row in np.flatnonzero(used < seq_len).tolist():
+            rows[row, used[row] :] = source.vocabulary.padding
         source.copy(
             rows.reshape(-1), row_of_span * seq_len + spans["start"], positions, spans["length"].astype(np.int64)
         )
@@ -255,7 +258,9 @@ def _following(
 def _shape(plan: Plan) -> tuple[int, int]:
     """Documents that lie in more than one piece, and tokens that lie in a later piece than their document's first."""
     later = plan.spans["offset"] > 0
-    return len(np.unique(plan.spans["document"][later])), int(plan.spans["length"][later].sum(dtype=np.int64))
+    cut = np.zeros(int(plan.spans["document"].max(initial=-1)) + 1, dtype=bool)
+    cut[plan.spans["document"][later]] = True
+    return int(cut.sum()), int(plan.spans["length"][later].sum(dtype=np.int64))
 
 
 def _sum_of_squares(lengths: Integers) -> int:

@@ -82,7 +82,10 @@ def select(source: TokenSource, config: PackConfig, reporter: Reporter) -> Selec
 
 def count(read: int, selection: Selection) -> Counts:
     """Documents of which the mix or another source takes nothing are dropped; repeats count once."""
-    kept = len(np.unique(np.concatenate([part.documents for part in selection.splits.values()])))
+    used = np.zeros(read, dtype=bool)
+    for part in selection.splits.values():
+        used[part.documents] = True
+    kept = int(used.sum())
     return Counts(read=read, kept=kept, dropped=read - kept, dropped_by={"mix": read - kept} if read > kept else {})
 
 

@@ -116,7 +116,8 @@ class TokenSource:
         shards = [shard for one in inputs for shard in one.shards]
         sizes = np.array([len(shard.tokens) for shard in shards], dtype=np.int64)
         self._bases = np.cumsum(sizes) - sizes
-        self._tokens = [shard.tokens for shard in shards]
+        # Without the subclass: numpy's memmap takes two microseconds for every slice.
+        self._tokens = [np.asarray(shard.tokens) for shard in shards]
         starts = [shard.starts[:-1] + base for shard, base in zip(shards, self._bases.tolist(), strict=True)]
         self.starts: Integers = np.concatenate([np.empty(0, dtype=np.int64), *starts])
         self.sources = list(dict.fromkeys(name for one in inputs for name in one.sources))
@@ -168,10 +169,9 @@ class TokenSource:
         firsts = np.concatenate([np.zeros(1, dtype=np.int64), np.flatnonzero(~joined) + 1])
         totals = np.add.reduceat(lengths, firsts)
         offsets = positions - self._bases[shard_of]
-        for start, offset, length, shard in zip(
-            at[firsts].tolist(), offsets[firsts].tolist(), totals.tolist(), shard_of[firsts].tolist(), strict=True
-        ):
-            into[start : start + length] = self._tokens[shard][offset : offset + length]
+        for number in np.unique(shard_of[firsts]).tolist():
+            here = firsts[shard_of[firsts] == number]
+            _copy(into, self._tokens[number], at[here], offsets[here], totals[shard_of[firsts] == number])
 
     def take(self, positions: Integers) -> Integers:
         """The tokens at some positions."""
@@ -195,6 +195,20 @@ class TokenSource:
         starts = (np.cumsum(all_sizes) - all_sizes)[chosen]
         within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return lengths, everything[np.repeat(starts, lengths) + within].tobytes()
+
+
+def _copy(into: npt.NDArray[Any], tokens: npt.NDArray[Any], at: Integers, offsets: Integers, lengths: Integers) -> None:
+    """into[at : at + length] = tokens[offset : offset + length] for many pieces."""
+    if into.dtype != tokens.dtype:
+        for start, offset, length in zip(at.tolist(), offsets.tolist(), lengths.tolist(), strict=True):
+            into[start : start + length] = tokens[offset : offset + length]
+        return
+    # As bytes, since slices of a memoryview take a tenth of the time of slices of arrays.
+    width = into.itemsize
+    target, source = memoryview(into.view(np.uint8)), memoryview(tokens.view(np.uint8))
+    pieces = zip((at * width).tolist(), (offsets * width).tolist(), (lengths * width).tolist(), strict=True)
+    for start, offset, length in pieces:
+        target[start : start + length] = source[offset : offset + length]
 
 
 def open_source(paths: Path | Sequence[Path], tokenizer: Path | None = None) -> TokenSource:
