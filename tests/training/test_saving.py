@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -435,3 +437,66 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(OutputError, match=r"weights_00000\.safetensors: cannot write: no space left"):
         run.to(10).saver.finish()
+
+
+def killed_at(operation: int, folder: Path, first: int, last: int) -> bool:
+    """Train on in a process that ends, as `kill -9` would, before its n-th touch of the checkpoints; whether it did."""
+    child = os.fork()
+    if child == 0:
+        left = operation
+
+        def count(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal left
+            if event in TOUCHES and any(folders.FOLDER in str(argument) for argument in arguments):
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+
+        os.fsync = lambda descriptor: count("os.fsync", (folders.FOLDER,))
+        sys.addaudithook(count)
+        try:
+            run = Run(folder)
+            run.saver.go_back_to(first, open_saved=lambda step: folders.open_checkpoint(folder, step))
+            run.step = first
+            run.to(last).saver.finish()
+        except BaseException:  # noqa: BLE001 (a child of the test must not go on as the test)
+            os._exit(1)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 9
+
+
+TOUCHES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.fsync"}
+
+
+def test_a_kill_before_any_touch_of_the_disk_during_a_save_leaves_a_good_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a kill leaves the system's memory as it is
+    before = tmp_path / "before"
+    before.mkdir()
+    Run(before).to(30).saver.finish()
+    assert folders.steps_of(before) == [10, 20, 30]
+    reached = set()
+    operation = 0
+    while True:
+        folder = tmp_path / "killed"
+        shutil.copytree(before, folder)
+        killed = killed_at(operation, folder, 30, 40)
+        checkpoints.clear_leftovers(folder)
+        assert not [path for path in (folder / folders.FOLDER).iterdir() if path.suffix == ".tmp"]
+        newest = folders.newest_verified(folder)
+        reached.add(newest.step)
+        run = Run(folder)
+        run.saver.go_back_to(newest.step, open_saved=lambda step, folder=folder: folders.open_checkpoint(folder, step))
+        assert run.engine.state.weight[1, 1] == sum(range(newest.step + 1))
+        run.step = newest.step
+        run.to(50).saver.finish()
+        assert run.engine.state.weight[1, 1] == sum(range(51))
+        assert folders.steps_of(folder) == [30, 40, 50]
+        assert all(folders.open_checkpoint(folder, step) for step in folders.steps_of(folder))
+        shutil.rmtree(folder)
+        if not killed:
+            break
+        operation += 1
+    assert reached == {30, 40}
+    assert operation > 40, "opening, writing, syncing, naming, publishing and rotating"
