@@ -3,8 +3,8 @@
 In every rank the real thing (`rank.work`: engine, gate, judge, metrics, everything) and a bare loop of the same model,
 rows, micro-batches and fused AdamW take turns, step by step: A B A B. One rank is ZeRO-1 against AdamW, two are ZeRO-1
 against DistributedDataParallel. A step of ours lasts from the end of a bare step to the moment its metrics line is
-written. Medians of --steps, after one of each that is left out; the ratio is of processor time, which other programs
-disturb least, wall time stands beside it. Ends with 1 where the ratio at 16,384 tokens or more is above 1.05.
+written. Medians of --steps, after a short one of each that is left out; the ratio is of processor time, which other
+programs disturb least, wall time stands beside it. Ends with 1 where the ratio at 16,384 tokens is above 1.05.
 
 Then what saving a checkpoint cost the run, from its events.jsonl. With --memory: the bytes of all live tensors of each
 rank against `estimate-cost --precision fp32 --engine deepspeed` (tests/soak/memory.py on this model). Where there is a
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 LIMIT, AT_TOKENS = 1.05, 16_384
-SEQ_LEN, LEFT_OUT = 512, 1
+SEQ_LEN, LEFT_OUT, WARM_TOKENS = 512, 1, 1024
 PUBLISHED = {  # tokens/s and MFU of one GPU; the sources are named where they stand
     "125m": "about 195,000 tokens/s on an A100 (one user's GPT-2 124M speed run)",
     "1b": "52 % MFU on A100s (TinyLlama 1.1B, litgpt's tutorial)",
@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--tokens", default="16384,1024")
     parser.add_argument("--ranks", default="1,2")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--one-by-one", action="store_true", help="print every step's seconds too")
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--rank-of", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -61,7 +62,7 @@ def main() -> int:
         for tokens in map(int, chosen.tokens.split(",")):
             for ranks in map(int, chosen.ranks.split(",")):
                 run = Path(name) / f"run-{tokens}-{ranks}"
-                failed += compare(packed, run, chosen.model, tokens, ranks, chosen.steps)
+                failed += compare(packed, run, chosen.model, tokens, ranks, chosen.steps, chosen.one_by_one)
     if chosen.memory:
         command = [sys.executable, "tests/soak/memory.py", "--seed", "1", "--ranks", chosen.ranks]
         failed += subprocess.run(
@@ -71,7 +72,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def compare(packed: Path, run: Path, model: str, tokens: int, ranks: int, steps: int) -> int:
+def compare(packed: Path, run: Path, model: str, tokens: int, ranks: int, steps: int, one_by_one: bool) -> int:
     """Run the ranks, print a line of the table; 1 where the ratio is too high."""
     parallel = {"zero": 1, "ranks": ranks, "device": "cpu", "precision": "fp32", "threads": 1}
     plan = prepare(packed, run, model={"size": model}, batch={"tokens": tokens}, parallel=parallel, steps=steps)
@@ -82,16 +83,24 @@ def compare(packed: Path, run: Path, model: str, tokens: int, ranks: int, steps:
     fixed = (ours - bare) * 1e9 / parameters
     cells = f"{ours:>9.2f}s{bare:>9.2f}s{ours / bare:>8.3f}{wall[0] / wall[1]:>9.3f}{fixed:>14.1f}"
     print(f"{tokens:>7}{ranks:>6}{cells}{stall(run):>8.2f}s", flush=True)
+    if one_by_one:
+        print({who: [[round(time, 3) for time in times] for times in told[who]] for who in ("ours", "bare")})
     return int(tokens >= AT_TOKENS and ours / bare > LIMIT)
 
 
 def prepare(packed: Path, run: Path, *, steps: int, **tables: dict[str, Any]) -> Any:
     """A run folder whose ranks can begin; no checkpoint but those of the beginning and the end."""
+    from ptool.training import planning
     from ptool.training import run as runs
     from ptool.training.resolving import check
 
-    given = {**tables, "run": {"max_steps": LEFT_OUT + steps}, "checkpoint": {"every_steps": 10**6}}
-    plan = runs.plan_train(packed, check(given), run)
+    tokens = tables["batch"]["tokens"]
+    phases = [
+        {"name": "left out", "tokens": WARM_TOKENS, "batch_tokens": WARM_TOKENS},
+        {"name": "measured", "tokens": steps * tokens, "batch_tokens": tokens},
+    ]
+    given = {**tables, "phase": phases, "data": {"allow_repeats": True}, "checkpoint": {"every_steps": 10**6}}
+    plan = planning.plan_train([packed], check(given), run)
     runs._prepare(plan, force=False)
     return plan
 
@@ -168,8 +177,9 @@ def bare_loop(config: Any, rank: int) -> Iterator[None]:
     from ptool.formats.packed import PackedDataset
     from ptool.models.decoder import Decoder
 
-    world, micro = config.parallel.ranks, config.batch.micro_rows
-    split = PackedDataset.open(Path(config.data.packed)).train
+    world, (short, phase) = config.parallel.ranks, config.phase
+    micro = phase.micro_rows
+    split = PackedDataset.open(Path(config.data.packed[0])).train
     rows = split.rows(np.arange(rank * micro, (rank + 1) * micro))
     batch = [torch.as_tensor(getattr(rows, name)) for name in ("tokens", "positions", "segments", "targets")]
     decoder = Decoder(config.model_config, seed=0)
@@ -178,18 +188,18 @@ def bare_loop(config: Any, rank: int) -> Iterator[None]:
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
     model: Any = torch.nn.parallel.DistributedDataParallel(decoder) if world > 1 else decoder
-    count = config.batch.tokens // (config.data.seq_len * world * micro)
-    while True:
+    for count, rows_of in [(1, short.micro_rows), *[(phase.accumulation(world), micro)] * phase.steps]:
         yield
         loss = 0.0
         for number in range(count):
             with model.no_sync() if world > 1 and number < count - 1 else nullcontext():
-                loss_sum, num_targets = model(*batch)
+                loss_sum, num_targets = model(*(tensor[:rows_of] for tensor in batch))
                 (loss_sum / (num_targets * count)).backward()
             loss += float(loss_sum.detach())
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+    yield
 
 
 def stall(run: Path) -> float:
