@@ -107,10 +107,13 @@ def judge(batch: Batch, recipe: Recipe) -> Verdicts:
     changes = {}
     for position, step in enumerate(recipe.steps):
         if isinstance(step, EditStep):
+            num_chars = batch.num_chars
+            if batch.is_large:
+                batch.forget()  # of a document of 50 MB, some hundred megabytes
             edited = batch.with_texts(step.edit.apply(batch))
+            batch.forget()
             changed = differ(batch.text, batch.offsets, edited.text, edited.offsets)
-            changes[position] = Change(changed, batch.num_chars, edited.num_chars)
-            batch.forget()  # of a document of 50 MB, some hundred megabytes
+            changes[position] = Change(changed, num_chars, edited.num_chars)
             batch = edited
         else:
             values[position] = step.rule.measure(batch)

@@ -42,6 +42,8 @@ _DERIVED = (
     "repeated_paragraphs", "filled_lines", "packed_words",
 )  # fmt: skip
 
+_LARGE = 16 << 20  # bytes of text; batches are of 4 MiB, unless a document is longer
+
 _JSON_WHITESPACE = b" \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_SOURCE = msgspec.Raw(b"null")
@@ -134,6 +136,8 @@ class Batch:
         """The words of all documents, split by `word_rule` on first use."""
         from ptool.text.words import split_words
 
+        if self.is_large:
+            self.__dict__.pop("packed_words", None)
         return split_words(self.text, self.offsets, self.word_rule, self.marks)
 
     @cached_property
@@ -201,7 +205,16 @@ class Batch:
         """The words end to end, for n-grams; made on first use."""
         from ptool.text.repetition import pack_words
 
-        return pack_words(self.words)
+        packed = pack_words(self.words)
+        if self.is_large:  # counting n-grams takes room: the bitmaps and spans are quickly made again
+            for name in ("words", "marks", "text_lines"):
+                self.__dict__.pop(name, None)
+        return packed
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it has a document of many megabytes: then it keeps no more than it must."""
+        return len(self.text) > _LARGE
 
     def count(self, wanted: str) -> npt.NDArray[np.int64]:
         """int64[n]: how often `wanted` occurs in each text, without overlap (`str.count`)."""
@@ -268,6 +281,7 @@ def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk
     numbers: list[int] = []
     bad: list[BadLine] = []
     known_sources: dict[bytes, str | None] = {}
+    changed = False  # a line was left out or got an id
     for number, line in enumerate(_split(lines.data), start=lines.first_number):
         try:
             if not is_utf8:
@@ -277,12 +291,14 @@ def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk
             if raw_source not in known_sources:
                 known_sources[raw_source] = _string_or_none(raw_source)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            changed = True
             if line.strip(_JSON_WHITESPACE):
                 bad.append(BadLine(number=number, raw=line, message=_why_bad(line, keys, error)))
             continue
         identity = document.id
         if identity is None:
             identity = f"{lines.origin}#{number}"
+            changed = True
             brace = line.index(b"{") + 1
             line = b"".join((line[:brace], splice_start, str(number).encode(), b'",', line[brace:]))
         pieces.append(line)
@@ -293,7 +309,7 @@ def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk
     text, offsets = columns_of(texts)
     pieces.append(b"")  # so that the last line ends in a newline too
     batch = Batch(
-        lines=b"\n".join(pieces),
+        lines=b"\n".join(pieces) if changed else lines.data,
         line_starts=_offsets([len(piece) + 1 for piece in pieces[:-1]]),
         ids=ids,
         sources=sources,

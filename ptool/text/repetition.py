@@ -12,8 +12,8 @@ stand there once, and cost next to nothing:
 - for top n-grams words are numbered by their first occurrence, and an n-gram is two numbers: that of its first n - 1
   words and that of its last; it is looked for only where both (n - 1)-grams in it occur twice.
 
-About 7 ns per look-up, 9 bytes of memory per word, the packed text, and while counting 17 bytes per word and 4 to 12
-per word of the longest document.
+About 7 ns per look-up, 4 bytes of memory per word and the packed text; while counting, 17 bytes for each word of the
+longest document and 6 for each different n-gram.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, near 2^64 over the golden ratio
 _MIX = np.uint64(0xBF58476D1CE4E5B9)  # splitmix64
 _ONE = np.uint64(1)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
-_HIGH_BITS = np.uint64(0x8080808080808080)
+_MOST_AT_FIRST = 1 << 16  # entries that a table has room for before it has to grow
 _MOST_SLOTS = 1 << 24  # fewer than eight to a word only for the longest texts, which then look up more
 _SLACK = 32  # bytes after the packed words, so that a head can be read at any of them
 
@@ -69,13 +69,11 @@ class PackedWords:
 
     text          uint8[b + _SLACK]  the bytes of all words, and some to read on into
     starts        int32|int64[w+1]   where each word begins in `text`
-    chars         int32|int64[w+1]   code points before each word
     doc_offsets   int64[n+1]         where each document's words begin
     """
 
     text: npt.NDArray[np.uint8]
     starts: npt.NDArray[np.signedinteger]
-    chars: npt.NDArray[np.signedinteger]
     doc_offsets: npt.NDArray[np.int64]
     _tops: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
     _candidates: dict[int, _Candidates] = field(default_factory=dict)
@@ -91,7 +89,7 @@ class PackedWords:
         found = self._candidates[least]
         table = self._table(int(np.diff(found.doc_offsets).max(initial=0)))
         return _repeated_ngrams(
-            self.text, self.starts, self.chars, self.doc_offsets, n, table, found.words, found.shared, found.doc_offsets
+            self.text, self.starts, self.doc_offsets, n, table, found.words, found.shared, found.doc_offsets
         )
 
     def top_ngram_chars(self, n: int) -> npt.NDArray[np.int64]:
@@ -110,7 +108,7 @@ class PackedWords:
         found = np.zeros((most + 1, len(self.doc_offsets) - 1), dtype=np.int64)
         scratch = np.empty((4, longest + 1), dtype=self.starts.dtype)
         twice = np.empty(longest + 1, dtype=np.bool_)
-        _find_tops(self.text, self.starts, self.chars, self.doc_offsets, self._table(longest), scratch, twice, found)
+        _find_tops(self.text, self.starts, self.doc_offsets, self._table(longest), scratch, twice, found)
         self._tops.update(enumerate(found))
 
     def _find_candidates(self, n: int) -> _Candidates:
@@ -124,9 +122,7 @@ class PackedWords:
         return _Candidates(words[:num], shared[:num], doc_offsets)
 
     def _table(self, most: int) -> npt.NDArray[np.signedinteger]:
-        table: npt.NDArray[np.signedinteger] = np.empty(_table_size(most), dtype=self.starts.dtype)
-        table.fill(-1)
-        return table
+        return np.empty(_table_size(most), dtype=self.starts.dtype)  # only what is used becomes memory
 
 
 def pack_words(words: Words) -> PackedWords:
@@ -136,11 +132,8 @@ def pack_words(words: Words) -> PackedWords:
     starts = np.empty(num_words + 1, dtype=kind)
     size = int((words.ends - words.starts).sum(dtype=np.int64))
     text = np.zeros(size + _SLACK, dtype=np.uint8)
-    chars = starts
-    if _pack(words.text, words.starts, words.ends, text, starts):  # not ASCII alone: characters are not bytes
-        chars = np.zeros(num_words + 1, dtype=kind)
-        np.cumsum(words.num_chars, out=chars[1:])
-    return PackedWords(text, starts, chars, words.doc_offsets)
+    _pack(words.text, words.starts, words.ends, text, starts)
+    return PackedWords(text, starts, words.doc_offsets)
 
 
 def repeated_segments(segments: Segments) -> Repeated:
@@ -174,10 +167,9 @@ def _pack(
     ends: npt.NDArray[np.signedinteger],
     packed: npt.NDArray[np.uint8],
     packed_starts: npt.NDArray[np.signedinteger],
-) -> bool:
-    """Copy words; whether a byte is beyond ASCII. Eight bytes at a time, of which the next word overwrites the rest."""
+) -> None:
+    """Copy words, eight bytes at a time, of which the next word overwrites the rest."""
     at = 0
-    some = np.uint64(0)
     safe = len(text) - 8
     for word in range(len(starts)):
         packed_starts[word] = at
@@ -185,20 +177,24 @@ def _pack(
         end = int(ends[word])
         to = at
         while position < end and position <= safe:
-            eight = eight_at(text, position)
-            some |= eight
-            put_eight(packed, to, eight)
+            put_eight(packed, to, eight_at(text, position))
             position += 8
             to += 8
         at += end - int(starts[word])
         for last in range(position, end):  # near the end of the buffer
             packed[to] = text[last]
-            some |= np.uint64(text[last])
             to += 1
     packed_starts[len(starts)] = at
     for position in range(at, len(packed)):
         packed[position] = 0
-    return bool(some & _HIGH_BITS != 0)
+
+
+@kernel
+def _characters(text: npt.NDArray[np.uint8], start: int, stop: int) -> int:
+    count = 0
+    for position in range(start, stop):
+        count += text[position] & 0xC0 != 0x80
+    return count
 
 
 @kernel
@@ -251,7 +247,6 @@ def _equal(text: npt.NDArray[np.uint8], first: int, second: int, size: int) -> b
 def _repeated_ngrams(
     text: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.signedinteger],
-    chars: npt.NDArray[np.signedinteger],
     doc_offsets: npt.NDArray[np.int64],
     n: int,
     table: npt.NDArray[np.signedinteger],
@@ -264,7 +259,9 @@ def _repeated_ngrams(
         first = doc_offsets[document]
         last = doc_offsets[document + 1] - n
         begin_at, end_at = candidate_offsets[document], candidate_offsets[document + 1]
-        mask = _mask(table, end_at - begin_at)
+        bits = _clear_table(table, end_at - begin_at)
+        mask = (_ONE << np.uint64(bits)) - _ONE
+        num = 0
         resume = first
         for index in range(begin_at, end_at):
             word = int(candidates[index])
@@ -279,12 +276,20 @@ def _repeated_ngrams(
             slot = _slot(_hash(text, start, size), mask)
             while True:
                 other = int(table[slot])
-                if other < first:  # free, or of an earlier document
+                if other < 0:
                     table[slot] = word
+                    num += 1
+                    if _is_full(table, bits, num):
+                        old = table[: 1 << bits].copy()
+                        bits = _clear_larger(table, bits)
+                        mask = (_ONE << np.uint64(bits)) - _ONE
+                        for entry in old[old >= 0]:
+                            begin = int(starts[entry])
+                            _put(table, _slot(_hash(text, begin, int(starts[entry + n]) - begin), mask), mask, entry)
                     break
                 begin = int(starts[other])
                 if int(starts[other + n]) - begin == size and _equal(text, begin, start, size):
-                    found[document] += chars[word + n] - chars[word]
+                    found[document] += _characters(text, start, start + size)
                     resume = word + n
                     break
                 slot = (slot + np.uint64(1)) & mask
@@ -295,7 +300,6 @@ def _repeated_ngrams(
 def _find_tops(
     text: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.signedinteger],
-    chars: npt.NDArray[np.signedinteger],
     doc_offsets: npt.NDArray[np.int64],
     table: npt.NDArray[np.signedinteger],
     scratch: npt.NDArray[np.signedinteger],
@@ -307,10 +311,10 @@ def _find_tops(
     for document in range(len(doc_offsets) - 1):
         first = doc_offsets[document]
         size = doc_offsets[document + 1] - first
-        mine, letters = starts[first : first + size + 1], chars[first : first + size + 1]
+        mine = starts[first : first + size + 1]
         best, most = _count_words(text, mine, table, numbers)
         if size:
-            found[1, document] = most * (int(letters[best + 1]) - int(letters[best]))
+            found[1, document] = most * _characters(text, int(mine[best]), int(mine[best + 1]))
         for word in range(size):
             owner = int(numbers[word]) if numbers[word] >= 0 else word
             words[word] = owner
@@ -323,7 +327,7 @@ def _find_tops(
                 num += twice[word] & twice[word + 1]
             best, most = _count_pairs(words, heads, n, todo[:num], table, numbers)
             # What occurs once counts only if nothing occurs twice, and then the first n-gram does.
-            found[n, document] = most * (int(letters[best + n]) - int(letters[best]) + n - 1)
+            found[n, document] = most * (_characters(text, int(mine[best]), int(mine[best + n])) + n - 1)
             twice[:size] = False
             for index in range(num):
                 owner = int(numbers[index]) if numbers[index] >= 0 else index
@@ -343,24 +347,33 @@ def _count_words(
     Returns the commonest word (the first one of several) and how often it occurs.
     """
     num_words = len(starts) - 1
-    shift = _clear_table(table, num_words)
-    mask = (_ONE << (np.uint64(64) - shift)) - _ONE
+    bits = _clear_table(table, num_words)
+    shift = np.uint64(64 - bits)
+    mask = (_ONE << np.uint64(bits)) - _ONE
+    num = 0
     best = 0
     most = 1
     for word in range(num_words):
         start = int(starts[word])
         size = int(starts[word + 1]) - start
         # The first and the last eight bytes, which are the same ones in a short word: all of it up to sixteen.
-        inner = _ALL >> np.uint64(64 - 8 * min(size, 8))
-        back = max(size - 8, 0)
-        head = eight_at(text, start) & inner
-        tail = eight_at(text, start + back) & inner
+        inner, back, head, tail = _edges(text, start, size)
         slot = ((head ^ (tail * _MIX) ^ np.uint64(size)) * _BASE) >> shift
         while True:
             other = int(table[slot])
             if other < 0:
                 table[slot] = word
                 numbers[word] = -1
+                num += 1
+                if _is_full(table, bits, num):
+                    old = table[: 1 << bits].copy()
+                    bits = _clear_larger(table, bits)
+                    shift = np.uint64(64 - bits)
+                    mask = (_ONE << np.uint64(bits)) - _ONE
+                    for entry in old[old >= 0]:
+                        size = int(starts[entry + 1]) - int(starts[entry])
+                        _, _, head, tail = _edges(text, int(starts[entry]), size)
+                        _put(table, ((head ^ (tail * _MIX) ^ np.uint64(size)) * _BASE) >> shift, mask, entry)
                 break
             begin = int(starts[other])
             if (
@@ -394,8 +407,10 @@ def _count_pairs(
     An n-gram is known by its first n - 1 words (`heads`) and its last one (`words`). Returns the first word of the
     commonest one, 0 where none occurs twice, and how often it occurs.
     """
-    shift = _clear_table(table, len(todo))
-    mask = (_ONE << (np.uint64(64) - shift)) - _ONE
+    bits = _clear_table(table, len(todo))
+    shift = np.uint64(64 - bits)
+    mask = (_ONE << np.uint64(bits)) - _ONE
+    num = 0
     best = -1
     most = 1
     for index in range(len(todo)):
@@ -408,6 +423,15 @@ def _count_pairs(
             if other < 0:
                 table[slot] = index
                 numbers[index] = -1
+                num += 1
+                if _is_full(table, bits, num):
+                    old = table[: 1 << bits].copy()
+                    bits = _clear_larger(table, bits)
+                    shift = np.uint64(64 - bits)
+                    mask = (_ONE << np.uint64(bits)) - _ONE
+                    for entry in old[old >= 0]:
+                        key = np.uint64(heads[todo[entry]]) << np.uint64(32) ^ np.uint64(words[todo[entry] + n - 1])
+                        _put(table, (key * _BASE) >> shift, mask, entry)
                 break
             begin = int(todo[other])
             if heads[begin] == head and words[begin + n - 1] == tail:
@@ -423,13 +447,41 @@ def _count_pairs(
 
 
 @kernel
-def _clear_table(table: npt.NDArray[np.signedinteger], entries: int) -> np.uint64:
-    """Empty as much of the table as so many entries need; 64 less the bits of a slot."""
+def _edges(text: npt.NDArray[np.uint8], start: int, size: int) -> tuple[np.uint64, int, np.uint64, np.uint64]:
+    """A word's first eight bytes and its last; before these the mask of both, and how far the last are behind."""
+    inner = _ALL >> np.uint64(64 - 8 * min(size, 8))
+    back = max(size - 8, 0)
+    return inner, back, eight_at(text, start) & inner, eight_at(text, start + back) & inner
+
+
+@kernel
+def _clear_table(table: npt.NDArray[np.signedinteger], entries: int) -> int:
+    """Empty as much of the table as so many entries need, or a first part of it; the bits of a slot."""
     bits = 4
-    while (np.int64(3) << bits) < 4 * entries:
+    while (3 << bits) < 4 * min(entries, _MOST_AT_FIRST):
         bits += 1
-    table[: np.int64(1) << bits] = -1
-    return np.uint64(64 - bits)
+    table[: 1 << bits] = -1
+    return bits
+
+
+@kernel
+def _is_full(table: npt.NDArray[np.signedinteger], bits: int, entries: int) -> bool:
+    """Whether three quarters of the slots are taken and there can be more of them."""
+    return 4 * entries > 3 << bits and 2 << bits <= len(table)
+
+
+@kernel
+def _clear_larger(table: npt.NDArray[np.signedinteger], bits: int) -> int:
+    """Empty twice as much of the table; the bits of a slot."""
+    table[: 2 << bits] = -1
+    return bits + 1
+
+
+@kernel
+def _put(table: npt.NDArray[np.signedinteger], slot: np.uint64, mask: np.uint64, entry: int) -> None:
+    while table[slot] >= 0:
+        slot = (slot + _ONE) & mask
+    table[slot] = entry
 
 
 @kernel
