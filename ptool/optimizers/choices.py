@@ -39,6 +39,8 @@ class OptimizerKind(msgspec.Struct, frozen=True, kw_only=True):
     betas: tuple[float, float]
     eps: float
     source: str
+    state_numbers: float = 2.0
+    """Numbers of four bytes that are kept per parameter, at most, and written to checkpoints."""
     lr_ratio: float = 1.0
     """A peak learning rate for AdamW is multiplied by it. Lion: 3 to 10 times smaller, its section 5. Adafactor and
     LAMB take relative steps; 10 is what served all three alike on a tiny model, a starting point and no more."""
@@ -54,14 +56,28 @@ KINDS = {
     for kind in (
         OptimizerKind(name="adamw", needs="elements", betas=(0.9, 0.95), eps=1e-8, source="arXiv:1711.05101"),
         OptimizerKind(
-            name="lion", needs="elements", betas=(0.95, 0.98), eps=0.0, source="arXiv:2302.06675", lr_ratio=0.2
+            name="lion",
+            needs="elements",
+            betas=(0.95, 0.98),
+            eps=0.0,
+            source="arXiv:2302.06675",
+            state_numbers=1.0,
+            lr_ratio=0.2,
         ),
-        OptimizerKind(name="adam8bit", needs="elements", betas=(0.9, 0.95), eps=1e-8, source="arXiv:2110.02861"),
+        OptimizerKind(
+            name="adam8bit", needs="elements", betas=(0.9, 0.95), eps=1e-8, source="arXiv:2110.02861", state_numbers=0.5
+        ),
         OptimizerKind(
             name="lamb", needs="tensors", betas=(0.9, 0.999), eps=1e-6, source="arXiv:1904.00962", lr_ratio=10
         ),
         OptimizerKind(
-            name="adafactor", needs="matrices", betas=(0.0, 0.8), eps=1e-3, source="arXiv:1804.04235", lr_ratio=10
+            name="adafactor",
+            needs="matrices",
+            betas=(0.0, 0.8),
+            eps=1e-3,
+            source="arXiv:1804.04235",
+            state_numbers=0.0,
+            lr_ratio=10,
         ),
         OptimizerKind(name="muon", needs="matrices", betas=(0.9, 0.95), eps=1e-8, source="arXiv:2502.16982"),
     )

@@ -19,6 +19,7 @@ from ptool.errors import InputError, UsageError
 from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import MANIFEST, find_artefact, read_folder_manifest
 from ptool.formats.packed import PackedDataset
+from ptool.optimizers.choices import kind_of
 from ptool.training import launch, locks, machine
 from ptool.training.changing import Change, change_plan, newest_step
 from ptool.training.config import Phase, RunConfig, Table, as_tables, from_toml
@@ -47,8 +48,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def disk_bytes(self) -> int:
-        """What the checkpoints need at most: those kept, one a rollback would need, and the one being written."""
-        return self.checkpoint_bytes * (self.config.checkpoint.keep_last + 2)
+        """What the checkpoints need at most: those kept (see rotation.py), and the one being written."""
+        config, settings = self.config, self.config.checkpoint
+        count = settings.keep_last + 2 + (settings.every_minutes > 0)
+        if settings.keep_every_steps:
+            count += config.run.max_steps // settings.keep_every_steps
+        if config.validation.every_steps:
+            count += len(config.phase)
+        return self.checkpoint_bytes * min(count, 1 + config.run.max_steps)
 
     def rows(self) -> list[tuple[str, str]]:
         """The plan for people."""
@@ -274,6 +281,7 @@ def _against(
 def _plan(run: Path, config: RunConfig, standing: Standing, datasets: Sequence[PackedDataset]) -> Plan:
     tokenizer = None if datasets[0].layout.tokenizer is None else datasets[0].tokenizer_file
     existing = next(path for path in (run, *run.resolve().parents) if path.exists())
+    bytes_each = folders.bytes_per_parameter(kind_of(config.optimizer.name).state_numbers)
     return Plan(
         run=run,
         config=config,
@@ -281,7 +289,7 @@ def _plan(run: Path, config: RunConfig, standing: Standing, datasets: Sequence[P
         num_rows=tuple(dataset.train.num_rows for dataset in datasets),
         num_tokens=tuple(dataset.train.num_tokens for dataset in datasets),
         tokenizer=tokenizer,
-        checkpoint_bytes=round(folders.bytes_per_parameter() * config.model_config.num_parameters()),
+        checkpoint_bytes=round(bytes_each * config.model_config.num_parameters()),
         free_bytes=shutil.disk_usage(existing).free,
     )
 
