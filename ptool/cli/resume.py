@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ptool.cli import options as opt
-from ptool.cli.train import Sets, finish
+from ptool.cli.train import MaxMinutes, Sets, finish
 from ptool.training import planning
 
 
@@ -22,6 +22,7 @@ def resume(
     allow_data_change: Annotated[
         bool, typer.Option("--allow-data-change", help="Go on though the packed data changed, and record it.")
     ] = False,
+    max_minutes: MaxMinutes = None,
     dry_run: opt.DryRun = False,
 ) -> None:
     """Go on with a training run.
@@ -40,4 +41,4 @@ def resume(
         ptool resume runs/a | ptool eval
     """
     plan = planning.plan_resume(run, sets or [], config_file=config, allow_data_change=allow_data_change)
-    finish(plan, dry_run=dry_run)
+    finish(plan, dry_run=dry_run, max_minutes=max_minutes)

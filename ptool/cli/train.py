@@ -23,6 +23,13 @@ Sets = Annotated[
     typer.Option("--set", metavar="SECTION.NAME=VALUE", help="Any setting of the table; may be repeated."),
 ]
 
+MaxMinutes = Annotated[
+    float | None,
+    typer.Option(
+        "--max-minutes", parser=units.parse_number, metavar="N", help="Save and end with status 75 within N minutes."
+    ),
+]
+
 
 def train(
     packed: Annotated[
@@ -64,6 +71,7 @@ def train(
             "--seed", parser=units.parse_count, metavar="N", help="Of the weights and the data order; default 0."
         ),
     ] = None,
+    max_minutes: MaxMinutes = None,
     sets: Sets = None,
     force: opt.Force = False,
     dry_run: opt.DryRun = False,
@@ -96,6 +104,10 @@ def train(
     files, checkpoints. Under torchrun or srun every process is one rank. Ctrl-C, SIGTERM and SIGUSR1 save and end with
     status 75; the same command, or `ptool resume`, goes on bit for bit. A step whose loss or gradient norm is out of
     line is refused before it is applied, then skipped or undone by going back to a checkpoint.
+
+    With --max-minutes, and in a Slurm job before its time is over, the run saves and ends with status 75. RUN/ also has
+    the loss of every source on held-out rows (validation.jsonl) and what goes on in every layer (layers.jsonl). A rank
+    that hangs or is slow is named; the stacks of a hang are in RUN/.heartbeat.
 
     --init begins with the weights and the shape of a Hugging Face Llama folder, a run or a checkpoint; step, data and
     optimiser begin anew.
@@ -132,7 +144,7 @@ def train(
     if peak := peak_tflops():
         given = overlay({"metrics": {"peak_tflops": peak}}, given)
     plan = planning.plan_train(opt.artefact_inputs(packed), given, output_folder, force=force)
-    return finish(plan, dry_run=dry_run, force=force)
+    return finish(plan, dry_run=dry_run, force=force, max_minutes=max_minutes)
 
 
 def show_replay(found: Replay) -> None:
@@ -165,12 +177,12 @@ def manual() -> str:
     )
 
 
-def finish(plan: planning.Plan, *, dry_run: bool, force: bool = False) -> None:
+def finish(plan: planning.Plan, *, dry_run: bool, force: bool = False, max_minutes: float | None = None) -> None:
     """Print the plan, or carry it out and print the run's line."""
     out = output.current()
     if dry_run:
         out.json(plan.as_json()) if out.json_mode else out.text(output.plain_table(("plan", ""), plan.rows()))
         return
-    report = runs.train(plan, force=force, reporter=out)
+    report = runs.train(plan, force=force, max_minutes=max_minutes, reporter=out)
     if report.is_first:
         out.artefact(report.run, report.manifest, report.rows())

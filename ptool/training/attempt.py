@@ -16,21 +16,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import torch
 
+from ptool.formats.mixture import Samples as Places
 from ptool.formats.packed import PackedRows
 from ptool.training import data, schedule, spikes, utilisation
-from ptool.training.config import Phase, RunConfig
+from ptool.training.config import RunConfig
 from ptool.training.corpus import Corpus
 from ptool.training.engine import Engine
 from ptool.training.faults import FaultyBatches
 from ptool.training.history import StepRecord
+from ptool.training.instruments import Instruments
 from ptool.training.ranks import Ranks
+from ptool.training.sources import Integers, target_sources
 from ptool.training.spikes import Action, Decision, Observation, Verdict, Window
 
 _ACTIONS = list(Action)
@@ -53,7 +56,10 @@ class Asks(NamedTuple):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it: `cursor` is the next sample if it is accepted, `wants_…` whether any rank asks for that."""
+    """What came of it: `cursor` is the next sample if it is accepted, `wants_…` whether any rank asks for that.
+
+    `own_loss` is the summed loss of this rank's rows, `seconds` how long it took.
+    """
 
     record: StepRecord
     now: Observation
@@ -61,6 +67,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     cursor: int
     wants_stop: bool
     wants_save: bool
+    own_loss: float
+    seconds: float
 
 
 class _Accumulated(NamedTuple):
@@ -69,17 +77,21 @@ class _Accumulated(NamedTuple):
     loss: float
     scale: float
     asked: Asks
+    own_loss: float
 
 
 class Stepper:
     """Takes attempts; holds nothing that outlives one, so `State` and the decisions are all of a run's memory."""
 
-    def __init__(self, config: RunConfig, corpus: Corpus, engine: Engine, ranks: Ranks) -> None:
+    def __init__(
+        self, config: RunConfig, corpus: Corpus, engine: Engine, ranks: Ranks, instruments: Instruments
+    ) -> None:
         self._config = config
         self._corpus = corpus
         self._course = corpus.course
         self._engine = engine
         self._ranks = ranks
+        self._instruments = instruments
         self._faults = FaultyBatches(
             config.faults, batch=config.phase[0].rows, rank=ranks.rank, vocab_size=config.model_config.vocab_size
         )
@@ -111,7 +123,10 @@ class Stepper:
         seen: list[tuple[Observation, Verdict]] = []
         is_whole, asked = False, Asks()
         while not is_whole:  # fp16 only: gradients that overflowed are computed again at a lower scale
-            found = self._accumulate(micro_batches, skipped, phase, broken, asks=asks)
+            with self._instruments.passes(step, rerun=first is not None):
+                found = self._accumulate(step, micro_batches, skipped, broken, asks=asks)
+            self._instruments.take_gradients(found.scale)
+            self._instruments.at(step, "updating")
             asked = Asks(*(before or now for before, now in zip(asked, found.asked, strict=True)))
 
             def gate(raw_norm: float, found: _Accumulated = found) -> float | None:
@@ -127,33 +142,61 @@ class Stepper:
 
             is_whole = self._engine.update(gate, lr, loss_is_finite=math.isfinite(found.loss))
         now, verdict = seen[0]
-        record = self._record(now, lr, time.monotonic() - started, attempt)
+        seconds = time.monotonic() - started
         return Attempt(
-            record=record, now=now, verdict=verdict, cursor=cursor, wants_stop=asked.stop, wants_save=asked.save
+            record=self._record(now, lr, seconds, attempt),
+            now=now,
+            verdict=verdict,
+            cursor=cursor,
+            wants_stop=asked.stop,
+            wants_save=asked.save,
+            own_loss=found.own_loss,
+            seconds=seconds,
         )
 
     def _accumulate(
         self,
+        step: int,
         micro_batches: Sequence[data.Samples],
         skipped: Sequence[data.Range],
-        phase: Phase,
         broken: float,
         *,
         asks: Asks,
     ) -> _Accumulated:
         """Forward and backward over this rank's micro-batches, and the sums over all ranks; `broken` is 1 or NaN."""
+        phase, instruments = self._course.phase(step), self._instruments
         normaliser = float(phase.micro_rows * phase.seq_len)
-        loss_sum, num_targets = 0.0, 0
+        own_loss, num_targets = 0.0, 0
         for number, mine in enumerate(micro_batches, start=1):
-            batch = self._load(mine, skipped)
+            with instruments.reading(step):
+                batch = self.tensors(self._rows(mine, self._corpus.places(mine, skipped)))
             loss, count = self._engine.accumulate(batch, normaliser / broken, last=number == len(micro_batches))
-            loss_sum, num_targets = loss_sum + loss * broken, num_targets + count
-        loss_sum, targets, *flags = self._ranks.sum([loss_sum, float(num_targets), *map(float, asks)])
+            instruments.lost(loss * broken, number)
+            own_loss, num_targets = own_loss + loss * broken, num_targets + count
+        instruments.at(step, "adding up")
+        loss_sum, targets, *flags = self._ranks.sum([own_loss, float(num_targets), *map(float, asks)])
         return _Accumulated(
             loss=loss_sum / targets if targets else 0.0,
             scale=normaliser * len(micro_batches) * self._ranks.size / max(targets, 1.0),
             asked=Asks(*(flag > 0 for flag in flags)),
+            own_loss=own_loss,
         )
+
+    def rows_of(
+        self, state: State, decisions: Sequence[Decision], names: Sequence[str]
+    ) -> Iterator[tuple[PackedRows, Integers]]:
+        """The micro-batches that this rank has in the step after `state`, with their targets' sources in `names`."""
+        phase = self._course.phase(state.step + 1)
+        skipped = [decision.skip for decision in decisions]
+        samples, _ = data.take(state.cursor, phase.rows, skipped)
+        for mine in data.share(samples, self._ranks.rank, self._ranks.size, phase.accumulation(self._ranks.size)):
+            places = self._corpus.places(mine, skipped)
+            splits = [dataset.train for dataset in self._corpus.datasets]
+            sources = [
+                target_sources(splits[folder], row, phase.seq_len, names)
+                for folder, row in zip(places.folders.tolist(), places.rows.tolist(), strict=True)
+            ]
+            yield self._rows(mine, places), np.stack(sources)
 
     def probe(self) -> float:
         """Mean loss on the data's first row: the same on every rank, whatever was trained on."""
@@ -209,9 +252,9 @@ class Stepper:
             mfu=round(tflops / peak, 4) if peak else None,
         )
 
-    def _load(self, samples: data.Samples, skipped: Sequence[data.Range]) -> dict[str, torch.Tensor]:
-        rows = self._corpus.rows(self._corpus.places(samples, skipped))
-        return self.tensors(rows._replace(targets=self._faults.targets(rows.targets, samples)))
+    def _rows(self, samples: data.Samples, places: Places) -> PackedRows:
+        rows = self._corpus.rows(places)
+        return rows._replace(targets=self._faults.targets(rows.targets, samples))
 
     def _after_rollbacks(self, factor: float, decisions: Sequence[Decision], step: int) -> float:
         """What rollbacks make of the learning rate or the clipping at `step`."""

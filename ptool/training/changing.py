@@ -265,7 +265,7 @@ def _meaning(name: str, old: object, new: object, step: int) -> str:
         return f"{said}: the tokens left are taken in other steps; the learning rate stays on its curve"
     if name in ("parallel.ranks", "parallel.zero"):
         return f"{said}: the same steps, equal up to the order of sums, not to the bit"
-    if name.startswith("parallel.") and name != "parallel.timeout_seconds":
+    if name.startswith("parallel.") and not name.endswith("_seconds"):
         return f"{said}: the steps to come may differ in their last bits"
     if name in _MIX:
         return f"{said}: rows already drawn from a folder are not drawn again before its others"

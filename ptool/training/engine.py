@@ -79,9 +79,11 @@ def start(device: str, timeout_seconds: float) -> None:
     backend = "gloo" if device == "cpu" else "nccl"
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    deepspeed.init_distributed(
-        dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timedelta(seconds=timeout_seconds)
-    )
+    timeout = timedelta(seconds=timeout_seconds)
+    # Also for the groups that ZeRO makes itself: torch would give those ten or thirty minutes, whatever was asked for.
+    torch.distributed.distributed_c10d.default_pg_timeout = timeout
+    torch.distributed.distributed_c10d.default_pg_nccl_timeout = timeout
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
 
 
 def _import_muon_uncompiled() -> None:

@@ -47,7 +47,8 @@ def identity(config: RunConfig) -> dict[str, object]:
     tables = as_tables(config)
     tables["data"].pop("packed")
     tables["run"].pop("init")  # its digest stays
-    tables["parallel"].pop("timeout_seconds")
-    for section in ("checkpoint", "metrics"):
+    for name in ("timeout_seconds", "hang_seconds", "heartbeat_seconds"):
+        tables["parallel"].pop(name)
+    for section in ("checkpoint", "metrics", "validation"):
         tables.pop(section)
     return tables

@@ -88,7 +88,7 @@ class Instruments:
         )
         self._layers: LayerStatistics | None = None
         self._watcher: Watcher | None = None
-        self.last_validation: ValidationRecord | None = None
+        self._last_validation: ValidationRecord | None = None
         first = ranks.is_first
         self._series = {name: Series(run, name) for name in (VALIDATION, LAYERS)} if first else {}
         self._curves = tensorboard.Curves(run) if first and config.metrics.tensorboard else None
@@ -189,11 +189,16 @@ class Instruments:
         if found is None:
             return True
         record = record_of(found, step=step, tokens=tokens, attempt=attempt, started=started)
-        self.last_validation = record
+        self._last_validation = record
         values = {"validation/loss": record.loss}
         values |= {f"validation/{name}": measure.loss for name, measure in record.sources.items()}
         self._publish(VALIDATION, step, msgspec.to_builtins(record), values)
         return True
+
+    def validation_loss(self, step: int) -> float | None:
+        """What was measured at this very step."""
+        last = self._last_validation
+        return last.loss if last is not None and last.step == step else None
 
     def token_losses(self, rows: PackedRows) -> Any:
         """The loss of each target; collective."""

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ptool import errors
-from ptool.errors import PtoolError, StoppedAndSaved
+from ptool.errors import PtoolError
 from ptool.reporting import Reporter
 from ptool.training.signals import SECOND_AFTER_SECONDS, STOP_SIGNALS
 
@@ -195,7 +195,9 @@ def _outcome(folder: Path, exit_codes: dict[int, int], run: Path) -> PtoolError:
         said.append((message == PEER_LOST, when, kind, message, where, hint, code))
     causes = sorted(entry for entry in said if not entry[0])
     killed = [(rank, -code) for rank, code in sorted(exit_codes.items()) if code < 0 and -code != signal.SIGTERM]
-    if killed and not any(entry[2] == StoppedAndSaved.__name__ for entry in causes):
+    # What a rank said in so many words is the cause; an error of torch's may be the echo of a rank that was killed, and
+    # a rank that hung was killed by this launcher.
+    if killed and not any(not entry[3].startswith("RuntimeError") for entry in causes):
         rank, number = killed[0]
         return PtoolError(f"rank {rank} was killed by {_signal_name(number)}", hint=f"ptool resume {run} goes on")
     if causes:

@@ -9,24 +9,27 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 from ptool.errors import DamagedInput, PtoolError, StoppedAndSaved
 from ptool.formats import checkpoints as folders
-from ptool.reporting import Reporter
-from ptool.training import spike_report, spikes, utilisation
+from ptool.reporting import GOING_ON, Reporter
+from ptool.training import evidence, spike_report, spikes, utilisation
 from ptool.training.attempt import Asks, Attempt, State, Stepper
 from ptool.training.checkpoints import Position
 from ptool.training.config import RunConfig
 from ptool.training.corpus import Corpus
 from ptool.training.engine import Engine
 from ptool.training.history import StepRecord
+from ptool.training.instruments import Instruments
 from ptool.training.ranks import Ranks
 from ptool.training.saving import Saver
 from ptool.training.signals import StopRequest
-from ptool.training.spikes import Action, Observation, Verdict, Window
+from ptool.training.sources import source_names
+from ptool.training.spikes import Action, Observation, Window
 from ptool.training.timeline import Timeline
 
 PROBE_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-2, "fp16": 1e-2}
@@ -53,11 +56,23 @@ class Trainer:
         self.ranks = ranks
         self._corpus = corpus
         self._course = corpus.course
-        self._stepper = Stepper(config, corpus, engine, ranks)
         self._stop = stop
         self._reporter = reporter
         self._state = State()
+        self._first_loss: float | None = None
         self.timeline = Timeline(run, config, ranks, reporter)
+        self.instruments = Instruments(
+            run,
+            config,
+            corpus.datasets,
+            engine,
+            ranks,
+            stop=stop,
+            reporter=reporter,
+            record_event=self.timeline.record,
+            tokens_per_forward=config.phase[0].micro_rows * config.phase[0].seq_len,
+        )
+        self._stepper = Stepper(config, corpus, engine, ranks, self.instruments)
         self._saver = Saver(
             run, config, engine, ranks, self.timeline, last_step=self._course.num_steps, notice=self._notice
         )
@@ -79,8 +94,12 @@ class Trainer:
             self._notice("no checkpoint was saved yet: beginning again")
         timeline.record("start", attempt=timeline.attempt, step=self._state.step, ranks=self.ranks.size, **_where())
         timeline.forget_after(self._state.step)
+        self.instruments.forget_after(self._state.step)
+        if self.ranks.is_first:
+            self._reporter.progress(self._state.step, self._course.num_steps, unit="steps", detail=GOING_ON)
         if checkpoint is None:
             self._saver.save_now(0, self._position)
+        self._validate()  # what a stop cut short
 
     def train(self) -> None:
         """Take the steps that are left. Raises StoppedAndSaved after a signal, PtoolError when the run must end."""
@@ -89,20 +108,20 @@ class Trainer:
             tried = self._try_step(first_attempt)
             first_attempt = None
             if tried.verdict.action == Action.ACCEPT:
-                self._advance(tried)
-                if tried.wants_stop and self._state.step < self._course.num_steps:
+                wants_stop = self._advance(tried)
+                if wants_stop and self._state.step < self._course.num_steps:
                     self._stop_here()
             elif tried.verdict.action == Action.RERUN:
-                first_attempt = tried.now
+                first_attempt, self._first_loss = tried.now, tried.own_loss
             else:
-                self._carry_out(tried.now, tried.verdict)
+                self._carry_out(tried)
         self._saver.save_now(self._state.step, self._position)
 
     def _try_step(self, first_attempt: Observation | None) -> Attempt:
         state, timeline = self._state, self.timeline
         if self._course.begins_anew(state.step + 1):
             state.window = Window()
-        asks = Asks(stop=self._stop.signal is not None, save=self._saver.is_late())
+        asks = Asks(stop=self._stop.reason is not None, save=self._saver.is_late())
         tried = self._stepper.attempt(state, timeline.decisions, first_attempt, attempt=timeline.attempt, asks=asks)
         if tried.verdict.action != Action.ACCEPT:
             timeline.refused(tried.record, tried.verdict.reason)
@@ -110,25 +129,41 @@ class Trainer:
 
     def _stop_here(self) -> None:
         self._saver.save_now(self._state.step, self._position)
-        self.timeline.record("stop", step=self._state.step)
+        reasons = [reason for reason in self.ranks.gather(self._stop.reason) if reason]
+        self.timeline.record("stop", step=self._state.step, reason="; ".join(dict.fromkeys(reasons)))
         self.ranks.barrier()  # the first rank to end takes the others with it
-        message = f"stopped and saved at step {self._state.step:,}"
+        message = f"stopped and saved at step {self._state.step:,}: {reasons[0]}"
         raise StoppedAndSaved(message, hint=f"ptool resume {self.run}")
 
-    def _advance(self, tried: Attempt) -> None:
+    def _advance(self, tried: Attempt) -> bool:
+        """Go on to the next step; whether the run shall stop before it."""
         config, state, record = self.config, self._state, tried.record
-        state.window = spikes.accept(config.spike, state.window, tried.now)
+        window, state.window = state.window, spikes.accept(config.spike, state.window, tried.now)
         state.step, state.cursor, state.loss = record.step, tried.cursor, tried.now.loss
         self.timeline.accepted(record)
+        self.instruments.accepted(record, window, tried.seconds)
         self._report(record)
+        took_long = self._validate()
+        started = time.monotonic()
+        self.instruments.at(state.step, "saving")
         self._saver.after_step(state.step, self._position, by_clock=tried.wants_save)
+        if not (took_long or tried.wants_save or self._saver.is_scheduled(state.step)):
+            return tried.wants_stop
+        self.instruments.saved(time.monotonic() - started)
+        return self.ranks.sum([float(tried.wants_stop or self._stop.reason is not None)])[0] > 0
 
-    def _carry_out(self, now: Observation, verdict: Verdict) -> None:
+    def _validate(self) -> bool:
+        step, course = self._state.step, self._course
+        tokens, is_last = course.tokens(step), step == course.num_steps
+        return self.instruments.validate(step, tokens=tokens, attempt=self.timeline.attempt, is_last=is_last)
+
+    def _carry_out(self, tried: Attempt) -> None:
         """Skip, roll back or halt: the decision is on the disk and agreed before anything is done."""
+        now, verdict = tried.now, tried.verdict
         if verdict.action == Action.ROLLBACK:
             self._saver.finish()  # what is being written may be what to go back to
         decision = self.timeline.decide(now, verdict, self._state.window, self._saver.anchors)
-        self._explain(decision, now)
+        guilty = self._explain(decision, tried)
         if decision.action == Action.SKIP:
             self._notice(f"step {now.step:,} refused twice, its batch is left out: {decision.reason}")
         elif decision.action == Action.ROLLBACK and decision.target is not None:
@@ -138,29 +173,40 @@ class Trainer:
                 f"and leaving out samples {first:,} to {last - 1:,}"
             )
             self.timeline.forget_after(decision.target)
+            self.instruments.forget_after(decision.target)
             self._go_back_to(decision.target)
             self.timeline.attempt += 1
         else:
             self._saver.save_now(self._state.step, self._position)
-            self.timeline.record("halt", step=self._state.step, reason=verdict.reason)
+            self.timeline.record("halt", step=self._state.step, reason=verdict.reason, ranks=guilty)
             raise PtoolError(
-                f"halted at step {self._state.step:,}: {decision.reason}",
+                f"halted at step {self._state.step:,}: {decision.reason}{f': {guilty}' if guilty else ''}",
                 where=str(self.run),
                 hint="see events.jsonl and attempts.jsonl there; the state before the step is saved",
             )
 
-    def _explain(self, decision: spikes.Decision, now: Observation) -> None:
-        """Write the spike report; whatever goes wrong with it, the run goes on."""
-        if not self.ranks.is_first:
-            return
+    def _explain(self, decision: spikes.Decision, tried: Attempt) -> str:
+        """Write the spike report; whatever goes wrong with it, the run goes on. Returns the ranks to blame, if any."""
         earlier = [other for other in self.timeline.decisions if other is not decision]
-        try:
-            report = spike_report.make_report(self.run, self._corpus, decision, now, self._state.window, earlier)
-            path = spike_report.write_report(self.run, report)
-        except Exception as error:  # noqa: BLE001 (an explanation must not end what it explains)
-            self._notice(f"no report on the refused step: {error}")
-            return
-        self._notice(f"{path}: {'; '.join(report.findings())}")
+        names = source_names(self._corpus.datasets)
+        found = evidence.collect(
+            self.ranks,
+            finding=self.instruments.finding,
+            first=self._first_loss,
+            again=tried.own_loss,
+            rows=self._stepper.rows_of(self._state, earlier, names),
+            names=names,
+            token_losses=self.instruments.token_losses,
+        )
+        if self.ranks.is_first:
+            asked = self.run, self._corpus, decision, tried.now, self._state.window, earlier, found
+            try:
+                report = spike_report.make_report(*asked)
+                path = spike_report.write_report(self.run, report)
+                self._notice(f"{path}: {'; '.join(report.findings())}")
+            except Exception as error:  # noqa: BLE001 (an explanation must not end what it explains)
+                self._notice(f"no report on the refused step: {error}")
+        return found.guilty_ranks()
 
     def _go_back_to(self, step: int) -> Position:
         """Put the engine into the state of an anchor or a checkpoint; its probe loss must come out again."""
@@ -191,6 +237,7 @@ class Trainer:
             epoch=self._stepper.epoch(state.cursor, self.timeline.decisions),
             phase=self._course.index(state.step),
             scheduled=scheduled,
+            validation_loss=self.instruments.validation_loss(state.step),
         )
 
     def _report(self, record: StepRecord) -> None:
@@ -204,6 +251,11 @@ class Trainer:
             if self._saver.last_saved:
                 detail += f", saved at {self._saver.last_saved:,}"
             self._reporter.progress(record.step, self._course.num_steps, unit="steps", detail=detail)
+
+    def close(self, *, finished: bool) -> None:
+        """Close the files and end the threads."""
+        self.instruments.close(finished=finished)
+        self.timeline.close()
 
     def _notice(self, text: str) -> None:
         if self.ranks.is_first:

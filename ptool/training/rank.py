@@ -106,14 +106,20 @@ def _train(run: Path, config: RunConfig, stop: StopRequest, reporter: Reporter) 
     ranks = Ranks(engine.device)
     locks.expect_no_ranks(run, own=range(ranks.size)) if ranks.is_first else None
     trainer = Trainer(run, config, corpus, engine, ranks, stop=stop, reporter=reporter)
+    finished = False
     try:
         trainer.start()
         trainer.train()
         ranks.together(lambda: finish(run, config, corpus.datasets) if ranks.is_first else None)
         trainer.timeline.record("finish", step=config.run.max_steps)
         ranks.barrier()
+        finished = True
+    except RuntimeError as error:
+        if trainer.instruments.diagnosis is None:
+            raise
+        raise PtoolError(trainer.instruments.diagnosis, hint=f"ptool resume {run} goes on") from error
     finally:
-        trainer.timeline.close()
+        trainer.close(finished=finished)
 
 
 def describe(error: BaseException) -> PtoolError:

@@ -28,7 +28,7 @@ from ptool.formats.atomic import describing_os_errors, write_bytes
 from ptool.formats.manifests import Manifest
 from ptool.formats.runs import RunRecord
 from ptool.reporting import SILENT, Reporter
-from ptool.training import history, launch, locks, spike_report
+from ptool.training import deadlines, heartbeat, history, launch, locks, series, spike_report, trackers
 from ptool.training import tensorboard as curves
 from ptool.training.config import RunConfig, as_tables, from_toml, to_toml
 from ptool.training.course import Course
@@ -48,6 +48,9 @@ _OURS = (
     folders.FOLDER,
     curves.FOLDER,
     spike_report.FOLDER,
+    heartbeat.FOLDER,
+    trackers.IDS,
+    *(make(name) for name in (series.VALIDATION, series.LAYERS) for make in (series.file_of, series.undone_file_of)),
 )
 
 
@@ -71,15 +74,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         ]
 
 
-def train(plan: Plan, *, force: bool = False, reporter: Reporter = SILENT) -> Report:
-    """Carry out a plan: start, go on, or find it finished.
+def train(plan: Plan, *, force: bool = False, max_minutes: float | None = None, reporter: Reporter = SILENT) -> Report:
+    """Carry out a plan: start, go on, or find it finished; `max_minutes` from now it has saved and stopped.
 
-    Raises StoppedAndSaved after a signal, RunIsBusy when somebody else trains there.
+    Raises StoppedAndSaved after a signal or when the time is over, RunIsBusy when somebody else trains there.
     """
     if plan.standing == "finished":
         reporter.notice(f"{plan.run}: up to date")
         return _finished(plan.run, up_to_date=True)
+    trackers.require_installed(plan.config.metrics)
     _check_disk(plan)
+    deadlines.set_limit(max_minutes)
     return _run(plan, force=force, reporter=reporter)
 
 

@@ -1,21 +1,20 @@
 """Why a step was refused: five questions, in the order in which they are cheapest to answer for good.
 
     1  did the gradient norm rise before the loss?       the trouble was in the weights already
-    2  what was in the batch?                            repeats, one token over and over, documents by id and text
-    3  is it the hardware?                               the rerun, and what the kernel says of GPU and memory errors
-    4  where did a number stop being finite?             not measured: it takes hooks in the forward pass
+    2  what was in the batch?                            repeats, loss by source, documents by id and text
+    3  is it the hardware?                               the rerun by rank, and what every host says of GPU and memory
+    4  where did a number stop being finite?             the first module, by hooks in the rerun
     5  what changed just before?                         warm-up's end, a resume, a rollback, the learning rate
 
 and whether the same rows were guilty before, in another epoch: then it is the data (duplicates, a broken document).
 Written to RUN/reports/spike_STEP_SAMPLE.json by rank 0 when the decision is already in the ledger. A question that
 could not be answered says so; a report that fails is a notice and never the end of a run. It decides nothing. A report
-reads the rows of one step and of 32 before it: some milliseconds. Torch-free.
+reads the rows of one step and of 32 before it: some milliseconds. What takes all ranks (2 to 4) comes as `Evidence`,
+gathered before (evidence.py). Torch-free.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -27,10 +26,11 @@ import numpy as np
 from ptool.formats.atomic import write_bytes
 from ptool.formats.mixture import Samples as Places
 from ptool.formats.packed import PackedDataset
-from ptool.training import spikes
+from ptool.training import kernel_log, spikes
 from ptool.training.corpus import Corpus
 from ptool.training.course import Course
 from ptool.training.data import Range, Samples
+from ptool.training.evidence import Evidence
 from ptool.training.history import EVENTS, Record, read_lines
 from ptool.training.spikes import Decision, Observation, Window
 
@@ -43,7 +43,6 @@ NEAR = 100  # steps: what changed this shortly before is worth naming
 NGRAM = 8  # tokens: longer than chance repeats, shorter than a sentence
 MOST_ROWS = 2048  # of a decision, whose documents are compared
 _MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)  # splitmix64 (Steele et al. 2014)
-_TROUBLE = ("NVRM: Xid", "Machine check", "EDAC", "Uncorrected", "AER:")
 
 
 class SpikeReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,16 +70,20 @@ def make_report(
     now: Observation,
     window: Window,
     earlier: Sequence[Decision],
+    evidence: Evidence | None = None,
 ) -> SpikeReport:
-    """Answer the questions about `now`, which `decision` is about; `earlier` are the decisions before it."""
+    """Answer the questions about `now`, which `decision` is about; `earlier` are the decisions before it.
+
+    `evidence` is what all ranks gathered about it; without, this process looks alone.
+    """
     skipped = [other.skip for other in earlier]
     return SpikeReport(
         decision=decision,
         samples=now.samples,
         gradient_norm=_gradient_norm(window, now),
-        batch=_batch(corpus, now.samples, skipped),
-        hardware=_hardware(decision),
-        not_finite={"finding": "where it stopped being finite was not measured" if not now.is_finite else "all finite"},
+        batch=_batch(corpus, now.samples, skipped, evidence),
+        hardware=_hardware(decision, evidence),
+        not_finite=_not_finite(now, evidence),
         changes=_changes(run, corpus.course, earlier, now.step),
         recurrence=_recurrence(corpus, now.samples, earlier),
     )
@@ -107,7 +110,7 @@ def _gradient_norm(window: Window, now: Observation) -> Record:
     return {"finding": finding, "ratio": ratio, "deviations": z if np.isfinite(z) else None, "norms": norms[-32:]}
 
 
-def _batch(corpus: Corpus, samples: Range, skipped: Sequence[Range]) -> Record:
+def _batch(corpus: Corpus, samples: Range, skipped: Sequence[Range], evidence: Evidence | None) -> Record:
     """The documents of the refused step, and how much of its rows repeats, beside the 32 rows before them."""
     places = corpus.places(np.arange(*samples, dtype=np.int64), skipped)
     before = corpus.places(np.arange(max(0, samples[0] - 32), samples[0], dtype=np.int64), skipped)
@@ -132,6 +135,10 @@ def _batch(corpus: Corpus, samples: Range, skipped: Sequence[Range]) -> Record:
     finding += (
         f", row {int(rows[worst])} repeats itself: {repeats[worst]:.0%} of it" if odd else ", no row repeats itself"
     )
+    by_source = {} if evidence is None else evidence.loss_by_source or {}
+    if len(by_source) > 1:
+        listed = sorted(by_source.items(), key=lambda item: -item[1].loss)
+        finding += f"; loss by source: {', '.join(f'{name} {one.loss:.4g}' for name, one in listed[:4])}"
     return {
         "finding": finding + (f"; {len(twice)} documents are in it in several pieces" if twice else ""),
         "rows": rows.tolist(),
@@ -141,19 +148,31 @@ def _batch(corpus: Corpus, samples: Range, skipped: Sequence[Range]) -> Record:
         "documents_in_pieces": twice,
         "documents": documents[:MOST_DOCUMENTS],
         "documents_left_out": max(0, len(documents) - MOST_DOCUMENTS),
-        "loss_by_source": None,
+        "loss_by_source": msgspec.to_builtins(by_source) or None,
     }
 
 
-def _hardware(decision: Decision) -> Record:
-    messages = _kernel_messages()
-    if decision.reason.startswith("hardware"):
-        finding = decision.reason
-    else:
+def _hardware(decision: Decision, evidence: Evidence | None) -> Record:
+    hosts = [kernel_log.read()] if evidence is None else evidence.hardware
+    guilty = "" if evidence is None else evidence.guilty_ranks()
+    if not decision.reason.startswith("hardware"):
         finding = "the same step again gave the same result, so the batch or the weights are to blame"
-    if messages:
-        finding += f"; the kernel reports {len(messages)} errors of GPU or memory"
-    return {"finding": finding, "host": os.uname().nodename, "kernel": messages}
+    elif guilty:
+        finding = f"{decision.reason}; its own loss differed on {guilty}"
+    else:
+        finding = f"{decision.reason}; no rank's own loss differed: in a backward pass, or between the ranks"
+    return {
+        "finding": f"{finding}; {kernel_log.sentence(hosts)}",
+        "ranks": [] if evidence is None else msgspec.to_builtins(evidence.rank_losses),
+        "hosts": msgspec.to_builtins(hosts),
+    }
+
+
+def _not_finite(now: Observation, evidence: Evidence | None) -> Record:
+    if now.is_finite:
+        return {"finding": "all finite"}
+    where = "" if evidence is None else evidence.not_finite
+    return {"finding": where or "where it stopped being finite was not measured"}
 
 
 def _changes(run: Path, course: Course, earlier: Sequence[Decision], step: int) -> Record:
@@ -229,18 +248,3 @@ def _decoder(dataset: PackedDataset) -> Any:
     except (PtoolError, OSError, ImportError):
         return lambda tokens: ""
     return tokenizer.decode
-
-
-def _kernel_messages() -> list[str]:
-    """Errors of GPUs and memory in the kernel's log, newest last; none where it may not be read."""
-    found: list[str] = []
-    with contextlib.suppress(OSError):
-        log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            with contextlib.suppress(BlockingIOError):
-                while line := os.read(log, 8192).decode(errors="replace"):
-                    if any(word in line for word in _TROUBLE):
-                        found.append(line.partition(";")[2].strip())
-        finally:
-            os.close(log)
-    return found[-20:]

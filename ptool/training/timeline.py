@@ -25,7 +25,6 @@ from ptool.training.config import RunConfig
 from ptool.training.history import Ledger, Metrics, StepRecord, next_attempt, stands
 from ptool.training.ranks import Ranks
 from ptool.training.spikes import Action, Decision, Observation, Verdict, Window
-from ptool.training.tensorboard import Curves
 
 
 class RollbackStates(Protocol):
@@ -48,7 +47,6 @@ class Timeline:
         self._reporter = reporter
         self._ledger = Ledger(run) if ranks.is_first else None
         self._metrics = Metrics(run) if ranks.is_first else None
-        self._curves = Curves(run) if ranks.is_first and config.metrics.tensorboard else None
         known = self._ledger.decisions if self._ledger else []
         self.decisions: list[Decision] = ranks.object_from_first(known, list[Decision])
         self.attempt = ranks.on_first(lambda: next_attempt(run), int)
@@ -91,8 +89,6 @@ class Timeline:
         """Add a step to the history."""
         if self._metrics is not None:
             self._metrics.append(record)
-        if self._curves is not None:
-            self._curves.add(record)
 
     def refused(self, record: StepRecord, reason: str) -> None:
         """Note an attempt that was not applied."""
@@ -111,7 +107,7 @@ class Timeline:
 
     def close(self) -> None:
         """Close the files."""
-        for file in (self._ledger, self._metrics, self._curves):
+        for file in (self._ledger, self._metrics):
             if file is not None:
                 file.close()
 

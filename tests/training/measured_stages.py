@@ -85,6 +85,11 @@ def main() -> None:
         if ranks.is_first:
             sys.stdout.write(json.dumps(report) + "\n")
             sys.stdout.flush()
+    groups = torch.distributed.distributed_c10d._world.pg_map
+    limits = {group._get_backend(torch.device("cpu")).options._timeout.total_seconds() for group in groups}
+    if ranks.is_first:
+        sys.stdout.write(json.dumps({"groups": len(groups), "limits": sorted(limits)}) + "\n")
+        sys.stdout.flush()
     ranks.barrier()
     stop()
     os._exit(0)  # threads of gloo may still run, and the interpreter's end would abort on them

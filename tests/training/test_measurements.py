@@ -63,7 +63,10 @@ def measure(folder: Path, size: int) -> list[dict[str, Any]]:
     ]
     said = [rank.communicate(timeout=120) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * size, said
-    return [json.loads(line) for line in said[0][0].splitlines() if line.startswith("{")]
+    *reports, groups = [json.loads(line) for line in said[0][0].splitlines() if line.startswith("{")]
+    assert groups["groups"] > 1
+    assert groups["limits"] == [60.0], "ZeRO's own groups wait no longer than the run was told to"
+    return reports
 
 
 def tensors(rows: Any) -> list[torch.Tensor]:
