@@ -226,6 +226,7 @@ _ptool() {
         "train --tokens")  return ;;
         "train --checkpoint-every")  return ;;
         "train --seed")  return ;;
+        "train --max-minutes")  return ;;
         "train --set")  return ;;
         "train --nodes")  return ;;
         "train --gpus-per-node")  return ;;
@@ -233,6 +234,7 @@ _ptool() {
         "train --color") _ptool_words "auto always never"; return ;;
         "resume --set")  return ;;
         "resume --config") _ptool_paths -f; return ;;
+        "resume --max-minutes")  return ;;
         "resume --color") _ptool_words "auto always never"; return ;;
         "plot --output"|"plot -o") _ptool_paths -f; return ;;
         "plot --x") _ptool_words "step tokens"; return ;;
@@ -267,8 +269,8 @@ _ptool() {
         "locate -"*) _ptool_words "--split --text --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "estimate-cost -"*) _ptool_words "--params --tokens --active-params --model --config --arch --packed --gpu --gpus --precision --seq --mfu --mfu-convention --goodput --price --peak-tflops --deadline --budget --inference-tokens --tp --pp --ep --zero --micro-rows --recompute --engine --fp32-gradients --no-flash --loss --gpu-mtbf --storage-rate --compare --table --explain --fail-if --backtest --actual --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plan -"*) _ptool_words "--model --config --arch --gpus --gpu --gpus-per-node --link --network --seq --batch-tokens --tp --pp --ep --zero --micro-rows --precision --recompute --engine --fp32-gradients --no-flash --loss --all --toml --guide --budget --tokens --unique-tokens --deduplicated --not-deduplicated --storage-rate --gpu-mtbf --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --init --tokens --checkpoint-every --seed --set --force --dry-run --print-sbatch --nodes --gpus-per-node --replay-spikes --json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "resume -"*) _ptool_words "--set --config --allow-data-change --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "train -"*) _ptool_words "--output -o --config --model --zero --ranks --max-steps --init --tokens --checkpoint-every --seed --max-minutes --set --force --dry-run --print-sbatch --nodes --gpus-per-node --replay-spikes --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "resume -"*) _ptool_words "--set --config --allow-data-change --max-minutes --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "plot -"*) _ptool_words "--output -o --x --title --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "eval -"*) _ptool_words "--checkpoint --packed --batch-tokens --device --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "export -"*) _ptool_words "--output -o --checkpoint --dtype --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
