@@ -235,6 +235,36 @@ def test_a_run_that_was_stopped_is_no_artefact_and_the_next_one_ends_with_the_sa
     assert contents(folder) == contents(tmp_path / "unbroken")
 
 
+def test_a_run_killed_after_some_shards_goes_on_with_them_and_ends_with_the_same_bytes(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    documents = [
+        {"text": text * 18, "id": f"{turn} {number}"} for turn in range(4) for number, text in enumerate(TOPICS)
+    ]
+    source = stream(tmp_path / "in.jsonl", documents)
+    data = source.read_bytes()
+    assert len(data) > 12 << 20, "three batches at least"
+    shards, folder = ("--max-shard-tokens", "500k"), tmp_path / "my tok"
+    command = (sys.executable, "-m", "ptool", "tokenize", "--tokenizer", tokenizer.file, *shards, "-o", folder)
+    process = subprocess.Popen([*command, "-", "--jobs", "1"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None
+    process.stdin.write(data[: 12 << 20])
+    process.stdin.flush()  # and no end: more is waited for
+    while not (folder / "shard-00001.done").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    left = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*.bin")}
+    assert not (folder / "manifest.json").exists()
+    again = subprocess.run([*command, source, "--jobs", "2"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "going on after" in again.stderr
+    assert all(path.stat().st_mtime_ns == time_before for path, time_before in left.items()), "nothing is made twice"
+    tokenize([source], tmp_path / "unbroken", tokenizer.file, TokenizeConfig(shard_tokens=500_000))
+    assert contents(folder) == contents(tmp_path / "unbroken")
+
+
 def test_a_run_that_was_killed_goes_on_after_its_last_complete_shard(
     tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
