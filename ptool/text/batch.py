@@ -281,7 +281,7 @@ def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk
     numbers: list[int] = []
     bad: list[BadLine] = []
     known_sources: dict[bytes, str | None] = {}
-    changed = False  # a line was left out or got an id
+    changed = not lines.data.endswith(b"\n")  # or a line was left out, or got an id
     for number, line in enumerate(_split(lines.data), start=lines.first_number):
         try:
             if not is_utf8:
