@@ -15,8 +15,11 @@ from ptool.formats.packed_writer import write_packed
 from ptool.training import spike_report
 from ptool.training.config import RunConfig
 from ptool.training.corpus import Corpus
+from ptool.training.evidence import Evidence, RankLosses
+from ptool.training.kernel_log import HardwareReport
 from ptool.training.spike_report import SpikeReport
 from ptool.training.spikes import Decision, Observation, Window
+from ptool.training.validation import Measure
 from tests.training import plans, tiny
 
 BATCH = 8
@@ -40,12 +43,13 @@ def report_on(
     loss: float = 9.0,
     reason: str = "high",
     earlier: tuple[Decision, ...] = (),
+    evidence: Evidence | None = None,
 ) -> SpikeReport:
     now = Observation(step=sample // BATCH + 1, samples=(sample, sample + BATCH), loss=loss, grad_norm=2.0)
     decision = skip_of(now.samples, step=now.step - 1, reason=reason)
     logs = tuple(map(math.log, norms))
     window = Window(losses=(1.0,) * len(norms), norms=logs)
-    return spike_report.make_report(run, Corpus(CONFIG, [dataset]), decision, now, window, earlier)
+    return spike_report.make_report(run, Corpus(CONFIG, [dataset]), decision, now, window, earlier, evidence)
 
 
 def skip_of(samples: tuple[int, int], *, step: int = 0, reason: str = "") -> Decision:
@@ -117,3 +121,26 @@ def test_the_report_is_a_file_of_the_run(tmp_path: Path, dataset: PackedDataset)
     stored = json.loads(path.read_bytes())
     assert [stored[name]["finding"] for name in list(stored)[2:]] == report.findings()
     assert "not measured" in stored["not_finite"]["finding"]
+
+
+def test_what_the_ranks_know_is_in_the_answers(tmp_path: Path, dataset: PackedDataset) -> None:
+    evidence = Evidence(
+        loss_by_source={"web": Measure(loss=2.0, num_targets=9), "code": Measure(loss=8.5, num_targets=3)},
+        not_finite="3 NaN of 9 in the forward pass of layers.1 (rank 1 on b, micro-batch 1): its inputs are finite",
+        rank_losses=[
+            RankLosses(rank=0, host="a", first=2.0, again=2.0),
+            RankLosses(rank=1, host="b", first=2.0, again=2.5),
+        ],
+        hardware=[HardwareReport(host="b", messages=["Xid 79"], unreadable=[])],
+    )
+    reason = "hardware: the same step again gave another result (0.2)"
+    report = report_on(tmp_path, dataset, loss=math.nan, reason=reason, evidence=evidence)
+    assert report.batch["finding"].endswith("loss by source: code 8.5, web 2")
+    assert report.batch["loss_by_source"]["code"] == {"loss": 8.5, "num_targets": 3}
+    assert report.hardware["finding"] == (
+        f"{reason}; its own loss differed on rank 1 on host b; errors of GPU or memory: b reports 1"
+    )
+    assert report.not_finite["finding"] == evidence.not_finite
+    same = msgspec.structs.replace(evidence, rank_losses=evidence.rank_losses[:1])
+    told = report_on(tmp_path, dataset, reason=reason, evidence=same).hardware["finding"]
+    assert "no rank's own loss differed: in a backward pass, or between the ranks" in told
