@@ -23,7 +23,7 @@ def explain(
     Looks for the document in every path: in a stream it is there, in a rejects file it was dropped, and the rule, the
     value and the accepted range are shown (with --explain-all of ptool filter, every rule that it failed); of a twin
     that ptool dedup dropped, the document it repeats and the similarity. tok/ and packed/ folders know which document
-    it is in them and its tokens.
+    it is in them and its tokens; a run folder leads to the packed folders that it was trained on.
 
     The manifests of the paths name the stages before. A stage that dropped documents and whose rejects are not among
     the paths is named, since the document may have ended there. Without a sighting the exit code is 1.

@@ -1,13 +1,15 @@
 """What happened to one document: looked up in streams, rejects and folders, with what their manifests say.
 
 A stream is read from its start to the document (500 MB/s: only lines that hold the id's bytes are decoded); folders
-have an index of ids. Nothing is guessed: a stage that dropped documents and whose rejects are not among the paths is
+have an index of ids, and a run leads to the packed folders that its config.toml names. Nothing is guessed: a stage that dropped documents and whose rejects are not among the paths is
 named, because the document may be there.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,14 @@ import msgspec
 from ptool.errors import InputError
 from ptool.formats.artefacts import MANIFEST
 from ptool.formats.documents import DocumentTable
+from ptool.formats.folders import PLAN
 from ptool.formats.manifests import Manifest, decode_manifest
 from ptool.formats.stages import read_manifest
 from ptool.formats.streams import STDIN, Lines, StreamReader
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import Keys
+
+_RUN_CONFIG = "config.toml"
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +58,19 @@ def explain(
     sightings: list[Sighting] = []
     manifests: list[Manifest] = []
     looked_at: set[str] = set()
-    for path in paths:
+    missing: list[str] = []
+    waiting = list(dict.fromkeys(paths))
+    seen = {Path(path).resolve() for path in waiting}
+    while waiting:
+        path = waiting.pop(0)
         if path != STDIN and Path(path).is_dir():
             found, manifest = _in_folder(identity, Path(path))
+            for folder in _packed_folders(Path(path)):
+                if not folder.is_dir():
+                    missing.append(f"{path} was trained on {folder}, which is not there")
+                elif folder.resolve() not in seen:
+                    seen.add(folder.resolve())
+                    waiting.append(str(folder))
         else:
             found, manifest = _in_stream(identity, path, keys, reporter)
         sightings += found
@@ -63,7 +78,7 @@ def explain(
             looked_at.add(_work(manifest))
         elif manifest is not None:
             manifests.append(manifest)
-    return Explanation(id=identity, sightings=sightings, unseen=_unseen(manifests, looked_at))
+    return Explanation(id=identity, sightings=sightings, unseen=[*missing, *_unseen(manifests, looked_at)])
 
 
 def _in_stream(identity: str, path: str, keys: Keys, reporter: Reporter) -> tuple[list[Sighting], Manifest | None]:
@@ -137,9 +152,21 @@ def _in_folder(identity: str, folder: Path) -> tuple[list[Sighting], Manifest | 
             )
             for index in _rows_of(identity.encode("utf-8", "surrogatepass"), documents)
         ]
-    if manifest is None and not found and not (folder / "plan.json").is_file():
+    if manifest is None and not found and not any((folder / name).is_file() for name in (PLAN, _RUN_CONFIG)):
         raise InputError("no manifest.json: the folder is no finished artefact", where=str(folder))
     return found, manifest
+
+
+def _packed_folders(folder: Path) -> list[Path]:
+    """The packed folders that a run was trained on, as its config.toml names them; nothing for other folders."""
+    file = folder / _RUN_CONFIG
+    if not file.is_file():
+        return []
+    try:
+        packed = tomllib.loads(file.read_text(encoding="utf-8")).get("data", {}).get("packed", [])
+    except (OSError, ValueError) as error:
+        raise InputError(f"the run's configuration cannot be read: {error}", where=str(file)) from error
+    return [Path(os.path.normpath(folder.parent / one)) for one in ([packed] if isinstance(packed, str) else packed)]
 
 
 def _rows_of(identity: bytes, documents: DocumentTable) -> list[int]:

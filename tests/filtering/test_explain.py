@@ -100,6 +100,26 @@ def test_a_folder_is_searched_by_its_index_and_tells_the_stages_before(tmp_path:
     assert nobody.unseen == ["filter dropped 2 documents; its rejects are not among the paths"]
 
 
+def test_a_run_leads_to_the_folder_that_it_was_trained_on(tmp_path: Path) -> None:
+    packed, run = tmp_path / "packed 文", tmp_path / "runs" / "a"
+    for folder in (packed, run):
+        folder.mkdir(parents=True)
+    with DocumentTableWriter(lambda name: (packed / name).open("wb"), "train") as table:
+        table.add(new_records(1), ["b"])
+    (packed / "manifest.json").write_bytes(encode_manifest(new_manifest("pack", {})))
+    gone = tmp_path / "gone"
+    (run / "config.toml").write_text(f'[data]\npacked = ["{packed}", "../packed 文", "{gone}"]\n')
+    found = explain("b", [str(run)])
+    assert [(sighting.path, sighting.stage) for sighting in found.sightings] == [(str(packed), "pack")]
+    assert found.unseen == [f"{run} was trained on {gone}, which is not there"]
+    assert len(explain("b", [str(run), str(packed)]).sightings) == 1
+    (run / "config.toml").write_text(f'[data]\npacked = "{packed}"\n')
+    assert explain("b", [str(run)]).unseen == []
+    (run / "config.toml").write_text("[data")
+    with pytest.raises(InputError, match="the run's configuration cannot be read"):
+        explain("b", [str(run)])
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_statistics_add_up_for_any_number_of_jobs(run: Path, jobs: int) -> None:
     found = find_statistics(paths(run, "in.jsonl"), jobs=jobs)
