@@ -255,7 +255,8 @@ class Faults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[faults]: damage done on purpose, to see the run survive it (`ptool demo`, tests)."""
 
     kind: Annotated[
-        Literal["targets", "outlier", "slow", "lr", "broken-rank", "broken-once"], Meta(description="which; see faults.py")
+        Literal["targets", "outlier", "slow", "lr", "broken-rank", "broken-once"],
+        Meta(description="which; see faults.py"),
     ] = "targets"
     bad_batch_at: Annotated[int, Meta(ge=0, description="the batch, counted from 1 in data order, that is spoilt")] = 0
     bad_batches: Annotated[int, Meta(ge=1, description="batches spoilt from there on")] = 1
