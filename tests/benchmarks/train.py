@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 LIMIT, AT_TOKENS = 1.05, 16_384
-SEQ_LEN, LEFT_OUT, WARM_TOKENS = 512, 1, 1024
+SEQ_LEN, LEFT_OUT, MICRO_ROWS = 512, 1, 4
 PUBLISHED = {  # tokens/s and MFU of one GPU; the sources are named where they stand
     "125m": "about 195,000 tokens/s on an A100 (one user's GPT-2 124M speed run)",
     "1b": "52 % MFU on A100s (TinyLlama 1.1B, litgpt's tutorial)",
@@ -55,7 +55,9 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as name:
         packed = make_packed(Path(name) / "packed", SEQ_LEN, 32_000)
-        print(f"{chosen.model}, rows of {SEQ_LEN} tokens, one thread a rank, medians of {chosen.steps}")
+        print(
+            f"{chosen.model}, rows of {SEQ_LEN} tokens, the processors shared by the ranks, medians of {chosen.steps}"
+        )
         print(
             f"{'tokens':>7}{'ranks':>6}{'ours':>10}{'bare':>10}{'ratio':>8}{'(wall)':>9}{'ns/parameter':>14}{'save':>9}"
         )
@@ -74,9 +76,11 @@ def main() -> int:
 
 def compare(packed: Path, run: Path, model: str, tokens: int, ranks: int, steps: int, one_by_one: bool) -> int:
     """Run the ranks, print a line of the table; 1 where the ratio is too high."""
-    parallel = {"zero": 1, "ranks": ranks, "device": "cpu", "precision": "fp32", "threads": 1}
-    plan = prepare(packed, run, model={"size": model}, batch={"tokens": tokens}, parallel=parallel, steps=steps)
-    told = launch(run, ranks)
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    parallel = {"zero": 1, "ranks": ranks, "device": "cpu", "precision": "fp32", "threads": threads}
+    batch = {"tokens": tokens, "micro_tokens": MICRO_ROWS * SEQ_LEN}
+    plan = prepare(packed, run, model={"size": model}, batch=batch, parallel=parallel, steps=steps)
+    told = launch(run, ranks, threads)
     ours, bare = (statistics.median(max(times) for times in zip(*told[who], strict=True)) for who in ("ours", "bare"))
     wall = [statistics.median(told[who][0]) for who in ("ours_wall", "bare_wall")]
     parameters = plan.config.model_config.num_parameters()
@@ -95,8 +99,9 @@ def prepare(packed: Path, run: Path, *, steps: int, **tables: dict[str, Any]) ->
     from ptool.training.resolving import check
 
     tokens = tables["batch"]["tokens"]
+    short = min(tokens, tables["parallel"]["ranks"] * MICRO_ROWS * SEQ_LEN)
     phases = [
-        {"name": "left out", "tokens": WARM_TOKENS, "batch_tokens": WARM_TOKENS},
+        {"name": "left out", "tokens": short, "batch_tokens": short},
         {"name": "measured", "tokens": steps * tokens, "batch_tokens": tokens},
     ]
     given = {**tables, "phase": phases, "data": {"allow_repeats": True}, "checkpoint": {"every_steps": 10**6}}
@@ -105,7 +110,7 @@ def prepare(packed: Path, run: Path, *, steps: int, **tables: dict[str, Any]) ->
     return plan
 
 
-def launch(run: Path, ranks: int) -> dict[str, list[list[float]]]:
+def launch(run: Path, ranks: int, threads: int) -> dict[str, list[list[float]]]:
     """Start the ranks as processes of this file; what each measured, by kind."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -115,7 +120,7 @@ def launch(run: Path, ranks: int) -> dict[str, list[list[float]]]:
     processes = [
         subprocess.Popen(
             command,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(threads)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
