@@ -92,7 +92,7 @@ def measure_fertility(
         open_engine("auto", load_tokenizer(path), reporter=reporter)
     totals: dict[tuple[GroupKind, str], npt.NDArray[np.int64]] = {}
     count = partial(_count, tuple(tokenizers), keys, language_key)
-    lines = StreamReader(list(inputs), reporter=reporter)
+    lines = StreamReader(list(inputs), reporter=reporter, allow_empty=True)  # no text is refused below
     for counted in ordered_map(count, lines, jobs=jobs, preload=("ptool.text.words",)):
         for line in counted.bad:
             raise InputError(line.message, where=f"{counted.path}:{line.number}")
