@@ -1,4 +1,4 @@
-"""A layout as settings of `ptool train`, where train can run it: data parallel, no recomputation, a dense decoder.
+"""A layout as settings of `ptool train`, where train can run it: data parallel, a dense decoder.
 
 Its engine is DeepSpeed with its own copies and a loss in chunks, so the fit is checked again by that count. Launched by
 torchrun or srun every process is one rank; `parallel.ranks` is what it expects to find.
@@ -26,8 +26,6 @@ def train_config(wanted: Wanted, candidate: Candidate, *, size: str | None = Non
     layout, setting, shape = candidate.layout, candidate.setting, wanted.shape
     if layout.tensor > 1 or layout.pipeline > 1 or layout.expert > 1:
         return TrainConfig(None, "ptool train has no tensor, pipeline or expert parallelism: Megatron-LM has")
-    if setting.recompute != "none":
-        return TrainConfig(None, "ptool train does not recompute activations")
     if setting.precision == "fp8":
         return TrainConfig(None, "ptool train has no fp8")
     if not _is_ours(shape):
@@ -54,6 +52,8 @@ def train_config(wanted: Wanted, candidate: Candidate, *, size: str | None = Non
         'device = "cuda"',
         f'precision = "{setting.precision}"',
     ]
+    if setting.recompute != "none":
+        lines += ["", "[execution]", f'recompute = "{setting.recompute}"']
     return TrainConfig("\n".join(lines) + "\n", f"fits: {format_bytes(needed)} of {format_bytes(usable)}")
 
 

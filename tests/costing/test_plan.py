@@ -21,6 +21,7 @@ from ptool.costing.planreport import all_rows, as_json, as_text, runnable
 from ptool.costing.shapes import named_shape
 from ptool.costing.tables import find_gpu
 from ptool.costing.traffic import Cluster, all_gather, step_time
+from ptool.costing.trainconfig import train_config
 from ptool.errors import UsageError
 from ptool.training.resolving import settings_table
 
@@ -143,6 +144,15 @@ def test_the_settings_for_train_are_settings_that_train_takes(tmp_path):
         assert table["batch"]["micro_rows"] == best.setting.micro_rows
         assert table["batch"]["tokens"] == best.rows * best.setting.seq_len
         assert table["model"] == tomllib.loads(config.text)["model"]
+        assert "execution" not in table
+
+
+def test_a_layout_that_recomputes_is_trained_so(tmp_path):
+    wanted = planned(model="1b", gpus=8)
+    best, _ = runnable(wanted, "1b")
+    full = best._replace(setting=best.setting._replace(recompute="full"))
+    (tmp_path / "plan.toml").write_text(train_config(wanted.wanted, full, size="1b").text)
+    assert settings_table(tmp_path / "plan.toml")["execution"] == {"recompute": "full"}
 
 
 def test_a_layout_that_train_cannot_run_says_why():
