@@ -188,7 +188,7 @@ class Saver:
             "save",
             step=writing.step,
             seconds=round(time.monotonic() - writing.began, 3),
-            stall=round(writing.stall, 4),
+            stall_seconds=round(writing.stall, 4),
             bytes=sum(entry.size for entry in entries),
         )
         self._release(writing)

@@ -191,7 +191,7 @@ def test_the_training_goes_on_while_a_save_is_written_and_what_is_written_is_the
     assert (other.state.moment.tolist(), float(other.state.step)) == ([10.0] * 8, 10.0)
     event = run.events()[-1]
     assert (event["event"], event["step"]) == ("save", 10)
-    assert 0 < event["stall"] <= event["seconds"]
+    assert 0 < event["stall_seconds"] <= event["seconds"]
     weights, moments = (path.stat().st_size for path in (saved.shares("weights")[0], saved.shares("moments")[0]))
     assert event["bytes"] > weights + moments
     assert run.to(16).steps == [10]
