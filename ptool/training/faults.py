@@ -5,7 +5,7 @@ that is tried again has it again, except for `broken-once`, which is what broken
 
     targets     the targets of all rows are random: bad data
     outlier     those of one row in eight: one raised loss
-    slow        those of a share that grows to all rows: a loss that climbs for many steps
+    slow        a share of them that grows to a third: a loss that climbs for many steps
     lr          the learning rate is 300 times what it should be
     broken-rank the loss of one rank is not a number
     broken-once ... the first time only
@@ -17,6 +17,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from ptool.training.config import Faults
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LR_JUMP = 300.0  # a thousandfold is not finite at once, tenfold is often survived
 OUTLIER_ROWS = 8
+SLOW_SHARE = 1 / 3
 _NO_TARGET = -100
 
 
@@ -44,14 +46,14 @@ class FaultyBatches:
         first, last = self._bad
         bad = (samples >= first) & (samples < last)
         kind = self._faults.kind
-        if kind == "outlier":
-            bad &= samples % OUTLIER_ROWS == 0
-        elif kind == "slow":
-            age = (samples - first) // self._batch + 1
-            bad &= _fraction(samples) < age / self._faults.bad_batches
-        elif kind != "targets":
+        if kind not in ("targets", "outlier", "slow") or not bad.any():
             return targets
-        return spoil(targets, samples, bad, self._vocab_size) if bad.any() else targets
+        shares = bad.astype(np.float64)
+        if kind == "outlier":
+            shares[samples % OUTLIER_ROWS != 0] = 0.0
+        elif kind == "slow":
+            shares *= SLOW_SHARE * ((samples - first) // self._batch + 1) / self._faults.bad_batches
+        return spoil(targets, samples, shares, self._vocab_size)
 
     def loss_factor(self, samples: Samples) -> float:
         """1, or not a number where this rank's loss is to be broken."""
@@ -71,16 +73,12 @@ class FaultyBatches:
         return bool(len(samples)) and self._bad[0] <= int(samples[0]) < self._bad[1]
 
 
-def spoil(targets: Samples, samples: Samples, bad: np.ndarray, vocab_size: int) -> Samples:
-    """`targets` with those of the rows marked in `bad` replaced by random tokens, the same ones every time."""
+def spoil(targets: Samples, samples: Samples, shares: npt.NDArray[np.float64], vocab_size: int) -> Samples:
+    """`targets` with a share of each row's replaced by random tokens, the same ones every time."""
     spoilt = targets.copy()
-    for row in np.flatnonzero(bad).tolist():
+    for row in np.flatnonzero(shares).tolist():
         random = np.random.Generator(np.random.Philox(key=int(samples[row])))
         tokens = random.integers(0, vocab_size, targets.shape[1])
-        spoilt[row] = np.where(targets[row] != _NO_TARGET, tokens, targets[row])
+        chosen = (random.random(targets.shape[1]) < shares[row]) & (targets[row] != _NO_TARGET)
+        spoilt[row] = np.where(chosen, tokens, targets[row])
     return spoilt
-
-
-def _fraction(samples: Samples) -> np.ndarray:
-    """A number in [0, 1) for each sample, the same every time."""
-    return np.array([np.random.Generator(np.random.Philox(key=[int(s), 1])).random() for s in samples])
