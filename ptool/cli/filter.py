@@ -75,6 +75,13 @@ def filter_(
         bool,
         typer.Option("--explain-all", help="Name every rule that a document fails in --rejects, not only the first."),
     ] = False,
+    annotate: Annotated[
+        bool, typer.Option("--annotate", help="Drop nothing; write what each rule measures into the documents.")
+    ] = False,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="Show what thresholds would drop, from documents that --annotate wrote."),
+    ] = None,
     list_rules: Annotated[bool, typer.Option("--list-rules", help="List all rules and end.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what each rule would drop from a sample; write nothing.")
@@ -120,6 +127,10 @@ def filter_(
     documents go there too with --on-error reject. With `-o FOLDER/` every input has an output of its own, --rejects
     names a folder, and --shard shares the inputs out among tasks.
 
+    --annotate drops nothing and writes what each rule measures into the field `measured` of every document, whose text
+    stays as it is. --sweep NAME then shows, without reading a text again, how many documents a bound at each of some
+    values would drop; `--rule field:measured.NAME:min=` drops them. `--sweep field:NAME` looks at any other number.
+
     --dry-run reads the first documents of each input (--sample) and prints, for each rule, the share of documents that
     fail it and the share that it would be the first to drop, the same by source, the ids of a few documents it would
     drop, and what time and space all of the inputs would take. The first documents are no random sample.
@@ -139,6 +150,9 @@ def filter_(
     out = current()
     if list_rules:
         _show_rules(out)
+        return
+    if sweep:
+        _show_sweep(out, opt.stream_inputs(inputs), sweep)
         return
     first = steps_before(
         langs=lang,
@@ -171,6 +185,7 @@ def filter_(
         ),
         jobs=opt.resolve_jobs(jobs),
         explain_all=explain_all,
+        annotate=annotate,
     )
     sources = opt.stream_inputs(inputs)
     if dry_run:
@@ -189,6 +204,20 @@ def _show_rules(out: Out) -> None:
         out.json(describe_rules())
     else:
         out.text(rules_text())
+
+
+def _show_sweep(out: Out, sources: list[str], names: list[str]) -> None:
+    from ptool.filtering.annotations import sweep, sweep_rows
+
+    found = sweep(sources, names, reporter=out.reporter)
+    out.finish_progress()
+    if out.json_mode:
+        out.json(found)
+        return
+    for one in found:
+        out.table([one.rule, "min drops", "max drops", ""], sweep_rows(one), descriptor=1)
+        if one.num_missing:
+            out.notice(f"{one.num_missing:,} documents have no {one.rule}")
 
 
 def _show_rates(out: Out, filtering: Filtering, sources: list[str], sample: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from ptool.filtering.annotations import annotated
 from ptool.filtering.protocol import Measured, Rule
 from ptool.filtering.recipe import EditStep, Recipe, Step
 from ptool.formats.streams import Lines
@@ -122,13 +123,25 @@ def judge(batch: Batch, recipe: Recipe) -> Verdicts:
     return Verdicts(failed, values, outside, batch, changes)
 
 
-def decide(lines: Lines, recipe: Recipe, keys: Keys, *, with_lines: bool = True, explain_all: bool = False) -> Decided:
+def decide(
+    lines: Lines,
+    recipe: Recipe,
+    keys: Keys,
+    *,
+    with_lines: bool = True,
+    explain_all: bool = False,
+    annotate: bool = False,
+) -> Decided:
     """The kept lines of a batch, and every other line with its reason.
 
-    `with_lines` copies dropped lines too; `explain_all` names every rule that a dropped document fails.
+    `with_lines` copies dropped lines too; `explain_all` names every rule that a dropped document fails. `annotate`
+    keeps every document, as it came in, with what was measured.
     """
     batch, bad = decode(lines, keys, word_rule=recipe.words)
     verdicts = judge(batch, recipe)
+    if annotate:
+        origin = msgspec.structs.replace(lines, data=b"")
+        return Decided(origin, annotated(batch, recipe, verdicts.values), len(batch), list(bad))
     keep = verdicts.failed < 0
     removed: list[Dropped | BadLine] = [
         Dropped(

@@ -1,8 +1,8 @@
 """What happened to one document: looked up in streams, rejects and folders, with what their manifests say.
 
 A stream is read from its start to the document (500 MB/s: only lines that hold the id's bytes are decoded); folders
-have an index of ids, and a run leads to the packed folders that its config.toml names. Nothing is guessed: a stage that dropped documents and whose rejects are not among the paths is
-named, because the document may be there.
+have an index of ids, and a run leads to the packed folders that its config.toml names. Nothing is guessed: a stage that
+dropped documents and whose rejects are not among the paths is named, because the document may be there.
 """
 
 from __future__ import annotations

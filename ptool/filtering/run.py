@@ -42,11 +42,14 @@ class Filtering(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int = 1
     explain_all: bool = False
     """Name every rule that a dropped document fails in the rejects."""
+    annotate: bool = False
+    """Drop nothing: write what was measured into each document."""
 
     def config(self) -> dict[str, Any]:
         """What the manifest records. Which characters are letters depends on the Unicode version."""
         keys = msgspec.to_builtins(self.keys)
-        return {"recipe": self.recipe.config(), "keys": keys, "unicode": UNICODE_VERSION}
+        found = {"recipe": self.recipe.config(), "keys": keys, "unicode": UNICODE_VERSION}
+        return found | ({"annotate": True} if self.annotate else {})
 
 
 def filter_stream(
@@ -64,7 +67,12 @@ def filter_stream(
     """
     with_lines = filtering.options.policy.rejects is not None
     work = partial(
-        decide, recipe=filtering.recipe, keys=filtering.keys, with_lines=with_lines, explain_all=filtering.explain_all
+        decide,
+        recipe=filtering.recipe,
+        keys=filtering.keys,
+        with_lines=with_lines,
+        explain_all=filtering.explain_all,
+        annotate=filtering.annotate,
     )
     run = TransformRun(
         "filter", filtering.config(), inputs, output, options=filtering.options, reporter=reporter, labels=labels
