@@ -31,7 +31,7 @@ import xxhash
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.decisions import DropTable, Walk, decide, walk_order
 from ptool.dedup.partitions import PartitionTask, find_shared, num_partitions, shared_documents
-from ptool.dedup.resolver import Resolver
+from ptool.dedup.resolver import IndexTooLarge, Resolver
 from ptool.dedup.shards import DescribeTask, Shard, describe_shard
 from ptool.dedup.spool import default_folder
 from ptool.dedup.work import Deduplication, Outcome, decode_lines, index_notice, write_outcome
@@ -142,7 +142,11 @@ def _decide(
         with Resolver(
             work.config, spool_folder=work.tmp_dir, max_memory=work.max_memory, reporter=reporter
         ) as resolver:
-            decide(walk, shards, resolver, decided, details)
+            try:
+                decide(walk, shards, resolver, decided, details)
+            except IndexTooLarge as error:
+                hint = "allow more with --max-memory: what is done so far is kept, and the work goes on from here"
+                raise IndexTooLarge(error.message, hint=hint) from error
             reporter.notice(f"decided in {_since(started)}; {index_notice(resolver)}")
     return shards, DropTable(decided)
 

@@ -62,6 +62,10 @@ _VERIFY = {"none": VERIFY_NONE, "signature": VERIFY_SIGNATURE, "exact": VERIFY_E
 _LAST_STAMP = (1 << 32) - 1
 
 
+class IndexTooLarge(PtoolError):
+    """The index needs more memory than it may take."""
+
+
 class Decisions(msgspec.Struct, frozen=True):
     """What became of a batch.
 
@@ -79,7 +83,7 @@ class Resolver:
     """Decides batch after batch; its memory is the index of the kept documents. Close it, or use it as a context.
 
     `spool_folder` is where exact verification keeps the shingle sets (None: as `spool.default_folder` says). Raises
-    PtoolError when the index outgrows `max_memory` bytes, OutputError when the spool's disk is full.
+    IndexTooLarge when the index outgrows `max_memory` bytes, OutputError when the spool's disk is full.
     """
 
     def __init__(
@@ -207,7 +211,7 @@ class Resolver:
         if spool is not None:
             spool.reserve(wanted, spool.size_of(self.num_kept) + len(batch.shingles))
         if self._max_memory is not None and self.num_bytes > self._max_memory:
-            raise PtoolError(
+            raise IndexTooLarge(
                 f"the index of {self.num_kept:,} kept documents outgrows {format_bytes(self._max_memory)} of memory",
                 hint="give the input as files with --plan files, or allow more with --max-memory",
             )

@@ -14,6 +14,7 @@ import zstandard
 from ptool.dedup import files as files_module
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.files import FilesPlan
+from ptool.dedup.resolver import IndexTooLarge
 from ptool.dedup.run import Deduplication, dedup_folder, dedup_stream
 from ptool.errors import BadDocument, DamagedInput, OutputError, TooManyRejected, UsageError
 from ptool.formats.ledger import ErrorPolicy
@@ -282,3 +283,16 @@ def test_what_needs_all_documents_is_refused_for_stdin(tmp_path: Path) -> None:
         dedup_stream(work(prefer="longest"), [], tmp_path / "out.jsonl")
     with pytest.raises(UsageError, match="give files"):
         dedup_stream(work(), ["-"], tmp_path / "out.jsonl", files=FilesPlan())
+
+
+def test_an_index_too_large_by_files_keeps_what_is_done_and_does_not_advise_files(tmp_path: Path) -> None:
+    inputs = write_shards(tmp_path / "in", TEXTS, 2, 50)
+    small = Deduplication(max_memory=1000)
+    out, plan = tmp_path / "out.jsonl", FilesPlan(folder=tmp_path / "work")
+    with pytest.raises(IndexTooLarge, match="outgrows") as raised:
+        dedup_stream(small, inputs, out, files=plan)
+    assert raised.value.hint is not None
+    assert "--plan" not in raised.value.hint
+    assert (tmp_path / "work" / "described-00001").exists()
+    dedup_stream(work(), inputs, out, files=plan)
+    assert not (tmp_path / "work").exists()
