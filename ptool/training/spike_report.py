@@ -170,7 +170,9 @@ def _hardware(decision: Decision, evidence: Evidence | None) -> Record:
 
 def _not_finite(now: Observation, evidence: Evidence | None) -> Record:
     if now.is_finite:
-        return {"finding": "all finite"}
+        once = [] if evidence is None else [one for one in evidence.rank_losses if one.first is None]
+        named = ", ".join(f"rank {one.rank} on host {one.host}" for one in once)
+        return {"finding": f"finite in the rerun, and not before on {named}" if once else "all finite"}
     where = "" if evidence is None else evidence.not_finite
     return {"finding": where or "where it stopped being finite was not measured"}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ptool.formats.packed_writer import write_packed
 from tests.training import tiny
@@ -115,6 +116,11 @@ def test_a_run_stopped_by_the_clock_and_hung_in_a_validation_measures_what_an_un
         assert total == pytest.approx(norms[line["step"]], rel=1e-3)
         assert all(value > 0 for value in line["activation_rms"].values())
 
+    curves = EventAccumulator(str(whole / "tensorboard")).Reload()
+    losses = [(point.step, point.value) for point in curves.Scalars("validation/source-1")]
+    assert losses == [(m["step"], pytest.approx(m["sources"]["source-1"]["loss"])) for m in measured]
+    assert len(curves.Scalars("gradient_norm/layers.1")) == len(layers)
+
     decisions = [event for event in tiny.lines(whole / "events.jsonl") if event["event"] == "decision"]
     assert [decision["action"] for decision in decisions] == ["skip"]
     report = json.loads(next((whole / "reports").iterdir()).read_text())
@@ -122,3 +128,17 @@ def test_a_run_stopped_by_the_clock_and_hung_in_a_validation_measures_what_an_un
     assert set(report["batch"]["loss_by_source"]) == {"source-0", "source-1"}
     assert 0 < report["batch"]["loss_by_source"]["source-0"]["loss"] < 10
     assert "not readable here" in report["hardware"]["finding"] or "kernel" in report["hardware"]["finding"]
+
+
+def test_a_step_that_comes_out_otherwise_the_second_time_ends_the_run_and_names_the_rank(base: Path) -> None:
+    (base / "broken.toml").write_text(SETTINGS.replace("broken-rank", "broken-once"))
+    command = [word.replace("run.toml", "broken.toml") for word in train(base, "hardware", "--zero", "3")]
+    done = tiny.run(*command)
+    assert done.returncode == 1, done.stderr
+    guilty = f"rank 1 on host {socket.gethostname()}"
+    assert done.stderr.splitlines()[-2].endswith(f"the same step again gave another result (inf): {guilty}")
+    report = json.loads(next((base / "hardware" / "reports").iterdir()).read_text())
+    assert f"its own loss differed on {guilty};" in report["hardware"]["finding"]
+    assert report["not_finite"]["finding"] == f"finite in the rerun, and not before on {guilty}"
+    assert tiny.lines(base / "hardware" / "events.jsonl")[-1]["ranks"] == guilty
+    assert max(tiny.kept_checkpoints(base / "hardware")) == "step_00000011", "the state before the step is saved"
