@@ -245,7 +245,8 @@ def dedup(
     if output in (None, "-"):
         refuse_terminal(compress == "zstd")
 
-    from ptool.dedup.run import Deduplication, FilesPlan, dedup_to, free_memory, pass_to
+    from ptool.dedup.run import Deduplication, FilesPlan, dedup_to, pass_to
+    from ptool.executors import free_memory
     from ptool.text.batch import Keys
 
     policy = ErrorPolicy(on_error=on_error, max_errors=max_errors, rejects=rejects)

@@ -22,7 +22,7 @@ from ptool.dedup.resolver import Decisions, Resolver
 from ptool.dedup.saved import KeptIds, load_index, save_index
 from ptool.dedup.signatures import Description, describe
 from ptool.dedup.walk import KEPT
-from ptool.dedup.work import Deduplication, Outcome, Received, free_memory, index_notice, received, write_outcome
+from ptool.dedup.work import Deduplication, Outcome, Received, index_notice, received, write_outcome
 from ptool.errors import UsageError
 from ptool.executors import ordered_map
 from ptool.formats.artefacts import MANIFEST, list_files
@@ -35,7 +35,7 @@ from ptool.formats.streams import labels as labels_of
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import Batch, Keys, decode
 
-__all__ = ["Deduplication", "FilesPlan", "dedup_folder", "dedup_stream", "dedup_to", "free_memory", "pass_to"]
+__all__ = ["Deduplication", "FilesPlan", "dedup_folder", "dedup_stream", "dedup_to", "pass_to"]
 
 _WORKER_MODULES = ("ptool.dedup.signatures",)
 

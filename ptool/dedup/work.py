@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +107,3 @@ def index_notice(resolver: Resolver, what: str = "documents") -> str:
     """What the index took, for a person: it depends on how memory was reserved, so no manifest has it."""
     said = f"the index of {resolver.num_kept:,} kept {what} took {format_bytes(resolver.num_bytes)} of memory"
     return f"{said} and {format_bytes(resolver.spool_bytes)} of disk" if resolver.spool_bytes else said
-
-
-def free_memory() -> int | None:
-    """Nine tenths of what this machine and its cgroup have free, in bytes; None where neither says."""
-    found = []
-    with suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
-    with suppress(OSError, ValueError, StopIteration):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        counted = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        cache = next(int(line.split()[1]) for line in counted if line.startswith("file "))
-        found.append(limit - used + cache)  # the cache of files is given back when memory is short
-    return max(1, min(found) * 9 // 10) if found else None

@@ -13,8 +13,11 @@ from the start is the same run, to the bit.
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
+from ptool.executors import free_memory
 from ptool.training.config import RunConfig, Spike
 from ptool.training.engine import Engine
 from ptool.training.ranks import Ranks
@@ -37,6 +40,7 @@ class Anchors:
         self._engine = engine
         self._ranks = ranks
         self._anchors: dict[int, Anchor] = {}
+        self._in_memory = not config.checkpoint.anchor_folder
         self.buffers: Buffers = buffers_in(config.checkpoint.anchor_folder)
 
     @property
@@ -48,11 +52,18 @@ class Anchors:
         """Whether the state after this step is to be kept."""
         return self._every > 0 and step % self._every == 0
 
-    def keep(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot, made in `buffers`, and let go of those that no rollback will want any more."""
+    def keep(self, snapshot: Snapshot) -> str | None:
+        """Keep a snapshot, made in `buffers`, and let go of those that no rollback will want any more; collective.
+
+        Where memory is too short for what will be kept, there are none from now on, and the answer says so.
+        """
         step = snapshot.position.step
+        if not self._anchors and not self._has_room(snapshot.num_bytes):
+            self._every = 0
+            return "no host memory for states to roll back to (checkpoint.anchor_folder): rollbacks will go to saves"
         self._anchors[step] = Anchor(snapshot, snapshot.digest())
         self._drop(set(self._anchors) - needed(self.steps, self._spike))
+        return None
 
     def verified(self, at_most: int) -> list[int]:
         """Steps up to `at_most`, rising, whose anchors are on all ranks what they were when taken; collective."""
@@ -81,6 +92,15 @@ class Anchors:
     def forget_after(self, step: int) -> None:
         """Drop the anchors of a history that was undone."""
         self._drop({other for other in self._anchors if other > step})
+
+    def _has_room(self, size: int) -> bool:
+        """Whether all ranks have memory for the rest of the anchors, and for one that is being written."""
+        steps = range(0, 2 * self._every + 2 * self._spike.back_off + self._every, self._every)
+        more = len(needed(list(steps), self._spike))
+        free = free_memory() if self._in_memory else None
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self._ranks.size))
+        fits = free is None or more * size * here <= free
+        return self._ranks.sum([float(fits)])[0] == self._ranks.size
 
     def _drop(self, steps: set[int]) -> None:
         for step in steps:

@@ -99,7 +99,7 @@ class Saver:
         anchor = None
         if is_anchor:
             anchor = Snapshot(position, self._engine, self.anchors.buffers)
-            self.anchors.keep(anchor)
+            self._keep(anchor)
         if scheduled or by_clock:
             self._save(position, anchor, started)
             if step == self._last_step:
@@ -121,7 +121,7 @@ class Saver:
         self.anchors.forget_after(position.step)
         self.last_saved = position.step
         if position.scheduled and self.anchors.is_due(position.step) and position.step not in self.anchors:
-            self.anchors.keep(Snapshot(position, self._engine, self.anchors.buffers))
+            self._keep(Snapshot(position, self._engine, self.anchors.buffers))
 
     def go_back_to(self, step: int, open_saved: Callable[[int], Checkpoint]) -> Position:
         """Put the engine into the state of an anchor or of a checkpoint."""
@@ -146,6 +146,11 @@ class Saver:
         while self._writing is not None:
             started = time.monotonic()
             self._conclude(self._writing, started)
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        problem = self.anchors.keep(snapshot)
+        if problem is not None:
+            self._notice(problem)
 
     def _save(self, position: Position, anchor: Snapshot | None, started: float) -> None:
         self.finish()
@@ -187,7 +192,7 @@ class Saver:
         self._timeline.record(
             "save",
             step=writing.step,
-            seconds=round(time.monotonic() - writing.began, 3),
+            seconds=round(time.monotonic() - writing.began, 4),
             stall_seconds=round(writing.stall, 4),
             bytes=sum(entry.size for entry in entries),
         )

@@ -39,6 +39,11 @@ class Snapshot:
         self.random = random_state.capture()
         self.extra = engine.extra_state()
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the copies of tensors."""
+        return sum(tensor.nbytes for tensors in self.tensors.values() for tensor in tensors.values())
+
     def digest(self) -> int:
         """Over all tensors: memory is not trusted for hours without asking."""
         state = xxhash.xxh3_64()

@@ -21,7 +21,7 @@ from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import list_files, read_folder_manifest
 from ptool.formats.manifests import encode_manifest
 from ptool.models.tensor_files import Tensors
-from ptool.training import checkpoints, saving
+from ptool.training import anchors, checkpoints, saving
 from ptool.training.anchors import needed
 from ptool.training.checkpoints import Position
 from ptool.training.config import Checkpoint, RunConfig, Spike
@@ -326,16 +326,16 @@ def test_the_best_checkpoint_is_named(tmp_path):
 @given(st.integers(1, 30), st.integers(0, 60), st.integers(2, 12), st.data())
 def test_no_anchor_is_let_go_that_a_later_rollback_would_take(every, back_off, raised, data):
     spike = Spike(back_off=back_off, raised_steps=raised, skip_horizon=3)
-    anchors: list[int] = []
+    kept_ones: list[int] = []
     everything: list[int] = []
     for step in range(0, 8 * every + back_off, every):
         everything.append(step)
-        anchors = sorted(needed([*anchors, step], spike))
+        kept_ones = sorted(needed([*kept_ones, step], spike))
         now = data.draw(st.integers(step, step + every - 1)) + 1  # the step that is refused
         onset = now - 1 - data.draw(st.integers(0, max(raised, 3)))
-        target = max((anchor for anchor in everything if anchor <= onset - back_off), default=None)
-        assert target is None or target in anchors
-    assert len(anchors) <= (back_off + max(raised, 3) + 1) // every + 3
+        target = max((kept_one for kept_one in everything if kept_one <= onset - back_off), default=None)
+        assert target is None or target in kept_ones
+    assert len(kept_ones) <= (back_off + max(raised, 3) + 1) // every + 3
 
 
 def test_a_rollback_to_an_anchor_brings_everything_back_and_a_spoilt_one_is_not_taken(tmp_path):
@@ -365,6 +365,20 @@ def test_a_save_at_the_step_of_an_anchor_writes_the_anchors_copy(tmp_path, slow)
     checkpoints.load(folders.open_checkpoint(tmp_path, 10), run.engine, Alone())
     assert float(run.engine.state.step) == 10
     assert not run.saver._buffers._free, "no second copy was made"
+
+
+def test_without_memory_for_anchors_the_run_says_so_once_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(anchors, "free_memory", lambda: 300)
+    run = Run(tmp_path, anchor_steps=10).to(35)
+    run.saver.finish()
+    assert run.saver.anchors.steps == []
+    assert ["rollbacks will go to saves" in text for text in run.told] == [True]
+    assert run.steps == [10, 20, 30]
+    checkpoints.load(folders.open_checkpoint(tmp_path, 10), run.engine, Alone())
+    assert float(run.engine.state.step) == 10, "what was saved with it is whole"
+    monkeypatch.setattr(anchors, "free_memory", lambda: 3000)
+    (tmp_path / "more").mkdir()
+    assert Run(tmp_path / "more", anchor_steps=10).to(35).saver.anchors.steps == [10, 20, 30]
 
 
 def test_anchors_in_a_folder_leave_nothing_in_it(tmp_path):
