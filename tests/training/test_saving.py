@@ -368,7 +368,7 @@ def test_a_save_at_the_step_of_an_anchor_writes_the_anchors_copy(tmp_path, slow)
 
 
 def test_without_memory_for_anchors_the_run_says_so_once_and_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(anchors, "free_memory", lambda: 300)
+    monkeypatch.setattr(anchors, "free_memory", lambda: 200)
     run = Run(tmp_path, anchor_steps=10).to(35)
     run.saver.finish()
     assert run.saver.anchors.steps == []
