@@ -42,7 +42,9 @@ _ptool() {
         "filter --url-key")  return ;;
         "filter --keep-fraction")  return ;;
         "filter --words") _ptool_words "cjk whitespace unicode"; return ;;
+        "filter --sweep")  return ;;
         "filter --sample")  return ;;
+        "filter --seed")  return ;;
         "filter --shard")  return ;;
         "filter --jobs"|"filter -j")  return ;;
         "filter --text-key")  return ;;
@@ -257,7 +259,7 @@ _ptool() {
         "demo --color") _ptool_words "auto always never"; return ;;
     esac
     case "$command $cur" in
-        "filter -"*) _ptool_words "--output -o --rejects --preset --recipe --rule --lang --lang-threshold --blocklist --block-domains --block-urls --block-url-words --url-key --keep-fraction --words --no-edits --explain-all --list-rules --dry-run --sample --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "filter -"*) _ptool_words "--output -o --rejects --preset --recipe --rule --lang --lang-threshold --blocklist --block-domains --block-urls --block-url-words --url-key --keep-fraction --words --no-edits --explain-all --annotate --sweep --list-rules --dry-run --sample --seed --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "dedup -"*) _ptool_words "--output -o --rejects --mode --threshold --unit --ngram --shingle --words --normalize --num-perm --bands --rows --scheme --compat --verify --max-bucket --hash --bloom --expected-items --max-seen --removed --prefer --cluster --clusters --plan --workdir --partitions --against --save-index --tmp-dir --max-memory --seed --dry-run --shard --jobs -j --text-key --id-key --source-key --on-error --max-errors --allow-empty --compress --force --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "explain -"*) _ptool_words "--id-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "stats -"*) _ptool_words "--languages --words --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;

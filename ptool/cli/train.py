@@ -162,8 +162,11 @@ def show_replay(found: Replay) -> None:
 
 
 def manual() -> str:
-    """The manual's table of every setting, from the same declarations that the run reads."""
-    from ptool.training.config import settings
+    """The manual's tables of every setting, from the same declarations that the run reads."""
+    from ptool.training.config import meanings, settings
+    from ptool.training.phases import PhaseGiven
+
+    phase = "\n".join(f"{field.name} :: {text[:1].upper()}{text[1:]}." for field, text in meanings(PhaseGiven))
 
     rows = "\n".join(
         f"{name} = {default} :: {meaning[:1].upper()}{meaning[1:]}." for name, default, meaning in settings()
@@ -173,7 +176,14 @@ def manual() -> str:
         "Every setting can stand in the file of --config, as TOML tables, or be given with --set. --set wins over the "
         "other options, they win over the file, and the file over these defaults. What a run uses is all in its "
         "config.toml.\n\n"
-        f"{rows}"
+        f"{rows}\n\n"
+        "PHASES\n\n"
+        "A settings file can divide the run into stages, each a table that begins with [[phase]]: another mix of the "
+        "packed folders, another batch, rows of another length, another learning rate. A phase that gives neither "
+        "shape, peak_lr nor end_lr follows the one curve of the whole run. The best checkpoint of each phase, by "
+        "held-out loss, is kept. A document may stand in the folders of one phase only, unless data.allow_repeats. "
+        "`--config annealing` is a recipe of four phases that is shipped: look at it with --dry-run.\n\n"
+        f"{phase}"
     )
 
 

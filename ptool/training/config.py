@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
 
 from ptool.errors import InputError, UsageError
 from ptool.models.config import ModelConfig
@@ -149,6 +150,9 @@ class Checkpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 30.0
     keep_last: Annotated[int, Meta(ge=2, description="checkpoints kept, besides the one a rollback would need")] = 3
     keep_every_steps: Annotated[int, Meta(ge=0, description="multiples of this are kept for good; 0: none")] = 0
+    best_source: Annotated[
+        str, Meta(description="the source whose held-out loss picks the best of each phase; empty: all together")
+    ] = ""
     asynchronous: Annotated[bool, Meta(description="written from a copy in host memory while the training goes on")] = (
         True
     )
@@ -247,8 +251,12 @@ class Validation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         500
     )
     tokens: Annotated[
-        int, Meta(ge=1, description="tokens of held-out rows that are measured, at most; the same ones every time")
-    ] = 1_000_000
+        int,
+        Meta(
+            ge=0,
+            description="tokens of held-out rows that are measured, the same every time; 0: ten batches, 1M at most",
+        ),
+    ] = 0
 
 
 class Faults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -256,7 +264,10 @@ class Faults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     kind: Annotated[
         Literal["targets", "outlier", "slow", "lr", "broken-rank", "broken-once"],
-        Meta(description="which; see faults.py"),
+        Meta(
+            description="bad targets, one bad row in eight, targets that get worse, a jump of the rate, a loss of one rank "
+            "that is not a number, always or once"
+        ),
     ] = "targets"
     bad_batch_at: Annotated[int, Meta(ge=0, description="the batch, counted from 1 in data order, that is spoilt")] = 0
     bad_batches: Annotated[int, Meta(ge=1, description="batches spoilt from there on")] = 1
@@ -314,10 +325,16 @@ def settings() -> Iterator[tuple[str, str, str]]:
     yield "model.size", toml_value(DEFAULT_SIZE), "a named size; the other keys of [model] replace parts of it"
     sections: dict[str, type[Struct]] = {"model": ModelConfig, **SECTIONS}
     for section, kind in sections.items():
-        hints = get_type_hints(kind, include_extras=True)
-        for field in msgspec.structs.fields(kind):
-            meta = next(item for item in get_args(hints[field.name]) if isinstance(item, Meta))
-            yield f"{section}.{field.name}", _shown(field.default), meta.description or ""
+        for field, meaning in meanings(kind):
+            yield f"{section}.{field.name}", _shown(field.default), meaning
+
+
+def meanings(kind: type[Struct]) -> Iterator[tuple[FieldInfo, str]]:
+    """The fields of a table of settings, and what its declaration says of each."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in msgspec.structs.fields(kind):
+        meta = next(item for item in get_args(hints[field.name]) if isinstance(item, Meta))
+        yield field, meta.description or ""
 
 
 def _shown(default: object) -> str:

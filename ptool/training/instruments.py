@@ -39,7 +39,7 @@ from ptool.training.signals import StopRequest
 from ptool.training.spikes import Observation, Window
 from ptool.training.stopwatch import ForwardTimes
 from ptool.training.trackers import Trackers
-from ptool.training.validation import Validation, ValidationRecord, record_of
+from ptool.training.validation import Validation, ValidationRecord, held_out_tokens, record_of
 
 RecordEvent = Callable[..., None]
 """`Ledger.record`: the event's name, then its fields."""
@@ -81,7 +81,7 @@ class Instruments:
         self._reading = 0.0
         self._validation = Validation(
             datasets,
-            tokens=config.validation.tokens,
+            tokens=held_out_tokens(config.validation.tokens, config.batch.tokens),
             tokens_per_forward=tokens_per_forward,
             rank=ranks.rank,
             ranks=ranks.size,
@@ -198,7 +198,9 @@ class Instruments:
     def validation_loss(self, step: int) -> float | None:
         """What was measured at this very step."""
         last = self._last_validation
-        return last.loss if last is not None and last.step == step else None
+        if last is None or last.step != step:
+            return None
+        return last.loss_of(self._config.checkpoint.best_source)
 
     def token_losses(self, rows: PackedRows) -> Any:
         """The loss of each target; collective."""

@@ -7,8 +7,8 @@ every number of ranks gives the same figures, up to the rounding of the forward 
 steps of a run are the same bits with validation and without.
 
 A stop signal ends a measurement between two rounds: it is then not written, and made up for when the run goes on. The
-cost is a forward pass, a third of a training step's work per token: at the defaults 1M tokens every 500 steps, which is
-0.02 % of a 4M-token batch's run and up to a third of one at 4,000 tokens a step; `--set validation.tokens` lowers it.
+cost is a forward pass, a third of a training step's work per token: at the defaults, the tokens of ten batches every
+500 steps, at most 0.7 % of a run.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class ValidationRecord(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     attempt: int
 
+    def loss_of(self, source: str) -> float | None:
+        """The loss of one source, None where nothing of it is held out; of all together for an empty name."""
+        if not source:
+            return self.loss
+        return self.sources[source].loss if source in self.sources else None
+
 
 class Adds(Protocol):
     """What is needed of the ranks (ranks.py)."""
@@ -52,6 +58,9 @@ class Adds(Protocol):
     def sum(self, values: Sequence[float]) -> list[float]:
         """Elementwise sum over the ranks."""
 
+
+BATCHES, MOST_TOKENS = 10, 1_000_000
+"""What is measured unless something else is asked for: enough for two digits, and less than 1 % of a run."""
 
 TokenLosses = Callable[[PackedRows], Any]
 """Rows -> the loss of each target in nats, [rows, seq_len]; collective."""
@@ -125,6 +134,11 @@ def evenly(num_rows: int, most: int) -> Integers:
     """`most` of `num_rows` rows at equal distances, or all of them: documents of one source often stand together."""
     count = min(num_rows, most)
     return (np.arange(count, dtype=np.int64) * num_rows) // max(1, count)
+
+
+def held_out_tokens(asked: int, batch_tokens: int) -> int:
+    """How many tokens are measured where `asked` for, 0 being the default, in a run of such batches."""
+    return asked or min(BATCHES * batch_tokens, MOST_TOKENS)
 
 
 def record_of(

@@ -22,7 +22,7 @@ from ptool.training.evidence import first_of
 from ptool.training.layers import layers_of
 from ptool.training.nonfinite import Watcher
 from ptool.training.sources import target_sources
-from ptool.training.validation import Validation, evenly
+from ptool.training.validation import Measure, ValidationRecord
 from tests.training import tiny
 
 SHAPE = ModelConfig(vocab_size=tiny.VOCAB, layers=2, hidden=32, heads=2, max_seq_len=tiny.SEQ_LEN, tie_embeddings=False)
@@ -194,3 +194,9 @@ def test_the_same_rows_are_measured_every_time_and_a_budget_spreads_them_over_th
     assert few.num_rows == 2
     every = [target_sources(dataset.holdout, row, tiny.SEQ_LEN, ["-", "source-0", "source-1"]) for row in range(3)]
     assert all(len(sources) == tiny.SEQ_LEN for sources in every)
+
+
+def test_the_loss_that_picks_the_best_is_of_one_source_or_of_all():
+    sources = {"web": Measure(loss=2.0, num_targets=30), "code": Measure(loss=1.0, num_targets=10)}
+    record = ValidationRecord(step=1, tokens=2, loss=1.75, num_targets=40, sources=sources, seconds=0.1, attempt=1)
+    assert [record.loss_of(name) for name in ("", "web", "code", "books")] == [1.75, 2.0, 1.0, None]
