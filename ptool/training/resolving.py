@@ -24,6 +24,7 @@ from ptool.training.config import DEFAULT_SIZE, SECTIONS, Parallel, Phase, RunCo
 from ptool.training.course import Course
 from ptool.training.phases import FolderFacts, PhaseGiven, resolve_phases
 from ptool.training.requirements import check_execution, resolve_optimizer
+from ptool.training.validation import held_out_tokens
 
 MODEL_KEYS = ("size", *ModelConfig.__struct_fields__)
 
@@ -161,7 +162,9 @@ def resolve(given: Mapping[str, Any], data: DataFacts, machine: MachineFacts) ->
     )
     check_execution(config.execution, parallel)
     resolved, schedule = resolve_phases(phases, config, data.folders)
-    return with_phases(replace(config, schedule=schedule), resolved)
+    config = with_phases(replace(config, schedule=schedule), resolved)
+    held_out = held_out_tokens(config.validation.tokens, config.batch.tokens)
+    return replace(config, validation=replace(config.validation, tokens=held_out))
 
 
 def with_phases(config: RunConfig, phases: Sequence[Phase]) -> RunConfig:

@@ -14,6 +14,7 @@ from ptool.training import config as configs
 from ptool.training.config import as_tables, from_toml, settings, to_toml
 from ptool.training.phases import FolderFacts
 from ptool.training.resolving import DataFacts, MachineFacts, check, overlay, parse_setting, resolve, settings_table
+from tests.training import plans
 
 FOLDER = FolderFacts(
     packed="/data/packed", fingerprint="xxh3-128:00", seq_len=512, num_rows=10_000, num_tokens=5_120_000
@@ -161,3 +162,9 @@ def test_every_setting_has_a_meaning_for_the_manual():
 
 def test_laying_tables_over_one_another_goes_key_by_key():
     assert overlay({"a": {"x": 1, "y": 1}}, {"a": {"y": 2}}, {"b": {"z": 3}}) == {"a": {"x": 1, "y": 2}, "b": {"z": 3}}
+
+
+def test_what_is_measured_of_the_held_out_rows_follows_the_batch_unless_it_is_asked_for() -> None:
+    assert plans.resolved(batch={"tokens": 4096}).validation.tokens == 40_960
+    assert plans.resolved(batch={"tokens": 512_000}).validation.tokens == 1_000_000
+    assert plans.resolved(validation={"tokens": "2M"}).validation.tokens == 2_000_000
