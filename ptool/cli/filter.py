@@ -89,6 +89,9 @@ def filter_(
     sample: Annotated[
         int, typer.Option(parser=parse_count, metavar="N", help="Documents of each input for --dry-run.")
     ] = 10_000,
+    seed: Annotated[
+        int, typer.Option(parser=parse_count, metavar="N", help="Which random documents --dry-run takes.")
+    ] = 0,
     shard: opt.Shard = None,
     jobs: opt.Jobs = None,
     text_key: opt.TextKey = "text",
@@ -131,9 +134,11 @@ def filter_(
     stays as it is. --sweep NAME then shows, without reading a text again, how many documents a bound at each of some
     values would drop; `--rule field:measured.NAME:min=` drops them. `--sweep field:NAME` looks at any other number.
 
-    --dry-run reads the first documents of each input (--sample) and prints, for each rule, the share of documents that
-    fail it and the share that it would be the first to drop, the same by source, the ids of a few documents it would
-    drop, and what time and space all of the inputs would take. The first documents are no random sample.
+    --dry-run judges some documents of each input (--sample) and prints, for each rule, the share of documents that fail
+    it and the share that it would be the first to drop, the same by source and by language, the ids of a few documents
+    it would drop, and what time and space all of the inputs would take. ptool streams and plain JSON lines are sampled
+    in random places (--seed); of pipes and other files it takes the first documents, which are no random sample, and
+    says so.
 
     Examples:
         ptool filter crawl.jsonl.zst --preset gopher-quality -o clean.jsonl.zst --rejects dropped.jsonl.zst
@@ -189,7 +194,7 @@ def filter_(
     )
     sources = opt.stream_inputs(inputs)
     if dry_run:
-        _show_rates(out, filtering, sources, sample)
+        _show_rates(out, filtering, sources, sample, seed)
         return
     if output in (None, "-"):
         refuse_terminal(filtering.options.compress)
@@ -220,19 +225,21 @@ def _show_sweep(out: Out, sources: list[str], names: list[str]) -> None:
             out.notice(f"{one.num_missing:,} documents have no {one.rule}")
 
 
-def _show_rates(out: Out, filtering: Filtering, sources: list[str], sample: int) -> None:
+def _show_rates(out: Out, filtering: Filtering, sources: list[str], sample: int, seed: int) -> None:
     from ptool.filtering.rates import find_rates
-    from ptool.filtering.report import outlook, rates_json, rates_table, sources_table
+    from ptool.filtering.report import groups_table, outlook, rates_json, rates_table, sampling_told
 
-    found = find_rates(sources, filtering.recipe, keys=filtering.keys, sample=sample, reporter=out.reporter)
+    found = find_rates(sources, filtering.recipe, keys=filtering.keys, sample=sample, seed=seed, reporter=out.reporter)
     if out.json_mode:
         out.json(rates_json(found))
     else:
         out.table(*rates_table(found), descriptor=1)
         if len(found.by_source) > 1:
-            out.table(*sources_table(found), descriptor=1)
+            out.table(*groups_table("source", found.by_source), descriptor=1)
+        if len(found.by_language) > 1:
+            out.table(*groups_table("language", found.by_language), descriptor=1)
         out.summary(outlook(found))
-        out.notice(f"from the first {found.num_documents:,} documents; nothing was written")
+        out.notice(sampling_told(found))
 
 
 def _show_counts(out: Out, counts: Counts, output: str | None) -> None:

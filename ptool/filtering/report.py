@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from ptool.filtering.rates import Rates
+from ptool.filtering.rates import GroupRates, Rates
 from ptool.filtering.recipe import describe, load_preset, load_rule, preset_names, rule_names
 from ptool.formats.manifests import Counts
 from ptool.units import format_bytes, format_duration
@@ -63,6 +64,8 @@ def rates_json(found: Rates) -> dict[str, Any]:
             for rate in found.rates
         ],
         "by_source": msgspec.to_builtins(found.by_source),
+        "by_language": msgspec.to_builtins(found.by_language),
+        "sampling": found.sampling,
         "examples": found.examples,
         "seconds": found.seconds,
         "output_bytes": found.output_bytes,
@@ -79,14 +82,26 @@ def rates_table(found: Rates) -> Table:
     return ["rule", "accepts", "fails", "drops"], rows
 
 
-def sources_table(found: Rates) -> Table:
-    """For each source, what is kept, and the rules that drop most of it."""
+def groups_table(name: str, groups: Mapping[str, GroupRates]) -> Table:
+    """For each source or language, what is kept, and the rules that drop most of it."""
     rows = []
-    for source, rates in found.by_source.items():
+    for group, rates in groups.items():
         worst = sorted(rates.dropped_by.items(), key=lambda item: (-item[1], item[0]))[:3]
         told = ", ".join(f"{rule} {_percent(count, rates.documents)}" for rule, count in worst)
-        rows.append([source, f"{rates.documents:,}", _percent(rates.kept, rates.documents), told or "-"])
-    return ["source", "documents", "kept", "dropped by"], rows
+        rows.append([group, f"{rates.documents:,}", _percent(rates.kept, rates.documents), told or "-"])
+    return [name, "documents", "kept", "dropped by"], rows
+
+
+def sampling_told(found: Rates) -> str:
+    """How the sample was taken, in one line."""
+    kinds = sorted(set(found.sampling.values()))
+    told = " and ".join(
+        f"the {kind} of {sum(one == kind for one in found.sampling.values()):,} inputs"
+        if len(found.sampling) > 1
+        else f"the {kind}"
+        for kind in kinds
+    )
+    return f"from {told}: {found.num_documents:,} documents; nothing was written"
 
 
 def outlook(found: Rates) -> list[tuple[str, str]]:

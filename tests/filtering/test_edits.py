@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+import zstandard
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptool.errors import UsageError
@@ -27,6 +31,8 @@ from ptool.formats.streams import Lines, StreamReader
 from ptool.text.batch import Batch, Keys
 
 NAMES = edit_names()
+C4 = choose_recipe("c4")
+READER = dict(StreamReader.__init__.__kwdefaults__ or {})
 ANY_TEXT = st.text(st.sampled_from('ab .\n\r\t"\\{}é中🙂\x00\u2028'), max_size=30) | st.text(max_size=20)
 
 
@@ -162,6 +168,58 @@ def test_a_recipe_is_repeated_from_its_file_its_manifest_and_its_output(tmp_path
     with pytest.raises(UsageError, match="neither a recipe nor a manifest"):
         (tmp_path / "x").write_bytes(b"\xff\xfe")
         choose_recipe(None, recipe_file=tmp_path / "x")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from(
+                ["Home", "A whole sentence.[1]", "One more here! And a third.", "use cookies now", "中文。", " ", "{"]
+            ),
+            max_size=40,
+        ).map("\n".join),
+        min_size=1,
+        max_size=25,
+    ),
+    st.integers(0, 10**6),
+)
+def test_batches_and_frames_change_nothing_about_what_comes_out(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], layout: int
+) -> None:
+    """Whatever the pieces that documents arrive in: the same bytes, rejects and counts, edits and all."""
+    folder = tmp_path_factory.mktemp("layout")
+    chance = random.Random(layout)
+    lines = [
+        json.dumps({"text": text} | ({"id": str(n)} if n % 3 else {})).encode() + b"\n" for n, text in enumerate(texts)
+    ]
+    lines.insert(chance.randrange(len(lines)), b"nonsense\n")
+    plain = b"".join(lines)
+    cuts = sorted(chance.randrange(len(plain)) for _ in range(chance.randrange(6)))
+    parts = [plain[start:end] for start, end in itertools.pairwise([0, *cuts, len(plain)])]
+    made = []
+    for name, data in (
+        ("whole", plain),
+        ("frames", b"".join(map(zstandard.compress, parts))),
+        ("members", b"".join(map(gzip.compress, parts))),
+    ):
+        source = folder / name / "in.jsonl"
+        source.parent.mkdir()
+        source.write_bytes(data)
+        rejects = source.parent / "no.jsonl"
+        policy = ErrorPolicy(rejects=rejects, on_error="reject", max_errors=1)
+        work = Filtering(recipe=C4, options=StreamOptions(policy=policy), explain_all=True)
+        batch_bytes = 1 if name == "whole" else chance.choice([1, 100, 1 << 20])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StreamReader.__init__, "__kwdefaults__", {**READER, "batch_bytes": batch_bytes})
+            report = filter_stream(work, [source], source.parent / "out.jsonl.zst")
+        counts = report.manifest.counts
+        assert counts is not None
+        assert counts.read == len(lines) == counts.kept + counts.dropped + counts.rejected
+        made.append(
+            ((source.parent / "out.jsonl.zst").read_bytes(), rejects.read_bytes().replace(str(source).encode(), b""))
+        )
+    assert made[0] == made[1] == made[2]
 
 
 def test_an_edited_stream_is_the_same_bytes_for_any_number_of_jobs(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +18,7 @@ from ptool.filtering.documents import filter_documents
 from ptool.filtering.rates import find_rates
 from ptool.filtering.recipe import choose_recipe
 from ptool.filtering.run import Filtering, filter_stream, filter_to
+from ptool.filtering.sampling import random_pieces
 from ptool.formats.ledger import ErrorPolicy
 from ptool.formats.manifests import Counts
 from ptool.formats.stages import StreamOptions, read_manifest
@@ -250,5 +254,50 @@ def test_a_dry_run_tells_sources_examples_and_what_all_of_it_would_take(tmp_path
         "b": (5, 0, {"word-count": 5}),
     }
     assert found.examples == {"word-count": ["bad0", "bad1", "bad2"]}
+    assert found.by_language["en"].documents > 0
+    assert sum(one.documents for one in found.by_language.values()) == 10
+    assert found.sampling == {str(source): "first documents"}
     assert found.seconds is not None
     assert found.output_bytes == sum(map(len, lines[:5]))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.zst", ".jsonl"])
+def test_a_sample_of_a_long_file_comes_from_all_over_it_by_its_seed(tmp_path: Path, suffix: str) -> None:
+    padding = "".join(random.Random(0).choices("abcdef", k=20_000))
+    lines = [document("the fox" if n < 800 else "one", id=f"{n}", padding=padding) for n in range(1600)]
+    source = tmp_path / f"in{suffix}"
+    if suffix == ".jsonl":
+        source.write_bytes(b"".join(lines))
+    else:
+        copied = Filtering(recipe=choose_recipe(None, ["text-length"]))
+        filter_stream(copied, [write(tmp_path / "plain.jsonl", *lines)], source)
+    pieces = random_pieces(source, 0)
+    assert pieces is not None
+    in_order = sorted(pieces, key=lambda piece: piece.number)
+    assert len(in_order) == 8
+    assert b"".join(piece.read() for piece in in_order) == b"".join(lines)
+    found = find_rates([source], RECIPE, sample=80)
+    assert found.num_documents == 80
+    assert 20 <= found.num_kept <= 60  # the first half is good, the second is not
+    assert found.sampling == {str(source): "random frames, seed 0"}
+    assert found.output_bytes is not None
+    assert 0.3 < found.output_bytes / source.stat().st_size < 0.7
+    examples = {
+        tuple(find_rates([source], RECIPE, sample=80, seed=seed).examples["word-count"]) for seed in (0, 0, 1, 2)
+    }
+    assert 2 <= len(examples) <= 3
+    assert find_rates([source], RECIPE, sample=10_000).num_documents == 1600
+
+
+def test_what_cannot_be_sampled_is_read_from_its_start(tmp_path: Path) -> None:
+    lines = b"".join(document("the fox", id=f"{n}") for n in range(10))
+    foreign = tmp_path / "foreign.zst"  # a frame may end within a line
+    foreign.write_bytes(b"".join(zstandard.compress(part) for part in (lines[:100], lines[100:])))
+    cut = tmp_path / "cut.zst"
+    filter_stream(filtering(), [write(tmp_path / "in.jsonl", lines)], tmp_path / "out.zst")
+    cut.write_bytes((tmp_path / "out.zst").read_bytes()[:-400])
+    packed = tmp_path / "x.gz"
+    packed.write_bytes(gzip.compress(lines))
+    for source in (foreign, cut, packed, tmp_path / "in.jsonl", "-"):
+        assert random_pieces(source, 0) is None
+    assert find_rates([foreign, packed], RECIPE, sample=5).num_documents == 10
