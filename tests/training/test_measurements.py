@@ -22,7 +22,7 @@ from ptool.training.evidence import first_of
 from ptool.training.layers import layers_of
 from ptool.training.nonfinite import Watcher
 from ptool.training.sources import target_sources
-from ptool.training.validation import Measure, ValidationRecord
+from ptool.training.validation import Measure, Validation, ValidationRecord, evenly
 from tests.training import tiny
 
 SHAPE = ModelConfig(vocab_size=tiny.VOCAB, layers=2, hidden=32, heads=2, max_seq_len=tiny.SEQ_LEN, tie_embeddings=False)
