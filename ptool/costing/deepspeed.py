@@ -27,7 +27,7 @@ MAX_BUCKET_ELEMENTS = 500_000_000  # training/engine.py: DeepSpeed's own default
 
 
 def parameter_groups(shape: Shape) -> tuple[list[int], list[int]]:
-    """Sizes of the parameters with and without weight decay, in the order of `training/optimizer.py`."""
+    """Sizes of the parameters with and without weight decay, in the order of `optimizers/groups.py`."""
     matrices = shape.layer_matrices() * shape.layers
     if not shape.tie_embeddings:
         matrices.append(shape.embedding_parameters())
