@@ -6,6 +6,8 @@ A start takes seconds, so each test does much, and one unbroken run per ZeRO sta
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import resource
 import shutil
 import signal
@@ -13,9 +15,12 @@ import time
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from ptool.formats.artefacts import list_files, read_folder_manifest
+from ptool.formats.manifests import encode_manifest
 from ptool.training.locks import LAUNCHER, Lock
 from tests.training import tiny
 
@@ -78,6 +83,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(base, unbroken, zero, victims):
     folder = killed_run(base, zero, victims)
     if zero == 1:
         disk_full(folder)
+    if zero == 2:
+        a_pickle_is_refused(folder)
     if zero == 3:
         break_newest_checkpoint(folder)
     done = tiny.run("resume", folder)
@@ -103,6 +110,32 @@ def disk_full(folder: Path) -> None:
     assert "cannot write" in done.stderr
     assert tiny.kept_checkpoints(folder) == kept
     assert not list((folder / "checkpoints").glob("*.tmp"))
+
+
+def a_pickle_is_refused(folder: Path) -> None:
+    """A file that would run code, with a manifest that fits it: refused, nothing runs, nothing is changed."""
+    newest = max((folder / "checkpoints").glob("step_*[0-9]"))
+    before = {path: path.read_bytes() for path in newest.iterdir()}
+    trap, sprung = newest / "moments_00001.safetensors", folder / "sprung"
+    trap.write_bytes(pickle.dumps(Trap(sprung), protocol=2))
+    manifest = read_folder_manifest(newest)
+    fitting = msgspec.structs.replace(manifest, files=list_files(newest, [entry.path for entry in manifest.files]))
+    (newest / "manifest.json").write_bytes(encode_manifest(fitting))
+    done = tiny.run("resume", folder)
+    assert (done.returncode, "refused: not a file of plain tensors" in done.stderr) == (1, True), done.stderr
+    assert not sprung.exists()
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+class Trap:
+    """Unpickling this makes a folder."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.sprung),)
 
 
 def break_newest_checkpoint(folder: Path) -> None:
