@@ -157,7 +157,8 @@ def _implied(name: str) -> set[str]:
 
 
 def _spelled_out(step: Rule | Edit, hidden: set[str]) -> dict[str, Any]:
-    parameters = msgspec.to_builtins(step)
+    # As a manifest on disk has them: tuples are lists there, and both are compared.
+    parameters = msgspec.json.decode(msgspec.json.encode(step))
     return {key.replace("_", "-"): value for key, value in parameters.items() if key not in hidden}
 
 

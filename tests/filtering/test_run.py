@@ -16,7 +16,8 @@ from ptool.errors import BadDocument, TooManyRejected, UsageError
 from ptool.filtering.decisions import decide
 from ptool.filtering.documents import filter_documents
 from ptool.filtering.rates import find_rates
-from ptool.filtering.recipe import choose_recipe
+from ptool.filtering.recipe import choose_recipe, read_recipe
+from ptool.filtering.requests import steps_before
 from ptool.filtering.run import Filtering, filter_stream, filter_to
 from ptool.filtering.sampling import random_pieces
 from ptool.formats.ledger import ErrorPolicy
@@ -148,6 +149,16 @@ def test_an_output_is_up_to_date_only_for_the_same_recipe(tmp_path: Path) -> Non
     other = Filtering(recipe=choose_recipe(None, ["word-count:min=3,max=5"]))
     with pytest.raises(UsageError, match="made otherwise"):
         filter_stream(other, [source], output)
+
+
+def test_a_run_that_asked_for_languages_and_lists_is_known_again(tmp_path: Path) -> None:
+    listed = write(tmp_path / "list.txt", b"word\n")
+    source, output = write(tmp_path / "in.jsonl", document(GOOD)), tmp_path / "out.jsonl.zst"
+    steps = steps_before(langs="en,zh", domains=[listed], blocklists=[f"en:{listed}"])
+    asked = Filtering(recipe=choose_recipe("fineweb", first=steps))
+    filter_stream(asked, [source], output)
+    assert filter_stream(asked, [source], output).up_to_date
+    assert read_recipe(asked.recipe.config()).steps == asked.recipe.steps
 
 
 def test_the_manifest_records_recipe_words_keys_and_unicode(tmp_path: Path) -> None:
