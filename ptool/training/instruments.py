@@ -25,7 +25,7 @@ import torch
 from ptool.formats.packed import PackedDataset, PackedRows
 from ptool.reporting import Reporter
 from ptool.training import spikes, tensorboard
-from ptool.training.config import RunConfig, as_tables
+from ptool.training.config import RunConfig, Spike, as_tables
 from ptool.training.deadlines import Deadline
 from ptool.training.engine import Engine
 from ptool.training.evidence import Finding
@@ -162,15 +162,10 @@ class Instruments:
             self._curves.add_values(record.step, values)
         if self._trackers is not None:
             self._trackers.add(record.step, {**values, "tokens": float(record.tokens)})
-        config = self._config.spike
-        if config.warn_two_sigma and len(window.losses) >= config.min_history:
-            first, last = record.samples
-            now = Observation(step=record.step, samples=(first, last), loss=record.loss, grad_norm=record.grad_norm)
-            if spikes.exceeds_two_sigma(window, now):
-                self._reporter.notice(
-                    f"step {record.step:,}: loss {record.loss:.4f} is above mean + 2 sigma; only a warning"
-                )
-                self._record_event("two_sigma", step=record.step, loss=record.loss)
+        warning = two_sigma_warning(self._config.spike, window, record)
+        if warning is not None:
+            self._reporter.notice(warning)
+            self._record_event("two_sigma", step=record.step, loss=record.loss)
 
     def validate(self, step: int, *, tokens: int, attempt: int, is_last: bool) -> bool:
         """Measure the held-out loss where it is due and not yet there; whether it took time. Collective."""
@@ -256,3 +251,13 @@ def layer_values(line: Record) -> dict[str, float]:
     return {
         f"{kind}/{layer}": value for kind in kinds for layer, value in line.get(kind, {}).items() if value is not None
     }
+
+
+def two_sigma_warning(config: Spike, window: Window, record: StepRecord) -> str | None:
+    """What to say of an accepted step by the rule of thumb that only warns; None for nothing, and where it is off."""
+    if not config.warn_two_sigma or len(window.losses) < config.min_history:
+        return None
+    now = Observation(step=record.step, samples=record.samples, loss=record.loss, grad_norm=record.grad_norm)
+    if not spikes.exceeds_two_sigma(window, now):
+        return None
+    return f"step {record.step:,}: loss {record.loss:.4f} is above mean + 2 sigma of the last steps; only a warning"

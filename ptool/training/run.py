@@ -3,9 +3,11 @@
 A run folder:
 
     config.toml      every setting, resolved; written before anything is trained
-    checkpoints/     step_XXXXXXXX/ and `latest`
+    checkpoints/     step_XXXXXXXX/, `latest` and `best`
     metrics.jsonl    attempts.jsonl  events.jsonl     see history.py
+    validation.jsonl layers.jsonl                     see series.py
     tensorboard/     the tokenizer file
+    .heartbeat/      signs of life, and the stacks of a hang (heartbeat.py)
     reports/         why steps were refused (spike_report.py)
     manifest.json    only when the run is finished
 """

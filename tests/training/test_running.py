@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +99,19 @@ def test_a_run_stopped_by_the_clock_and_hung_in_a_validation_measures_what_an_un
     assert steps == 10, "no further step is taken after a validation that was cut short"
     assert not tiny.lines(broken / "validation.jsonl")
 
-    done = tiny.run("resume", broken)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "ptool", *train(base, "broken")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=tiny.environment(),
+    )
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["artefact"] == str(broken), "the ranks of torchrun say it once"
     assert tiny.history(broken) == tiny.history(whole)
     assert tiny.weights_digest(broken) == tiny.weights_digest(whole)
     measured = tiny.lines(whole / "validation.jsonl")
+    assert (whole / "checkpoints" / "best").read_text().strip() == "step_00000030", "the only one saved where measured"
     assert [line["step"] for line in measured] == [10, 20, 30]
     assert measured[-1]["loss"] < measured[0]["loss"]
     assert set(measured[0]["sources"]) == {"source-0", "source-1"}
