@@ -35,12 +35,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.training import tiny  # found through the line above
+from ptool.formats.packed_writer import write_packed  # found through the line above
+from tests.training import tiny
 
 STEPS, EVERY = 90, 15
-MODEL = tiny.CONFIG + (
+MODEL = tiny.CONFIG.replace("3e-3", "1e-2") + (
     "[schedule]\nwarmup_steps = 10\n[validation]\nevery_steps = 20\n[checkpoint]\nanchor_steps = 10\n"
-    "[spike]\nmin_history = 16\nback_off = 10\nwindow = 32\n"
+    "[spike]\nmin_history = 16\nback_off = 10\nwindow = 32\nramp_steps = 10\n"
 )
 HOOK = '''
 """Kills this rank with SIGKILL before its N-th operation on a checkpoint, counted from the second save on."""
@@ -130,7 +131,14 @@ def main() -> int:
         (base / "run.toml").write_text(MODEL)
         (base / "hook").mkdir()
         (base / "hook" / "sitecustomize.py").write_text(HOOK)
-        tiny.make_packed(base / "packed")
+        write_packed(
+            base / "packed",
+            tiny.documents(400),
+            seq_len=tiny.SEQ_LEN,
+            vocab_size=tiny.VOCAB,
+            eod_id=0,
+            holdout=lambda name: name.endswith("0"),
+        )
         for zero in chosen.zero:
             stage = Stage(base, zero, random.Random(chosen.seed * 10 + zero))
             for scenario in chosen.only:
@@ -209,7 +217,7 @@ def spike(stage: Stage) -> str:
 
 
 def rollback(stage: Stage) -> str:
-    faults = ("kind=targets", "bad_batch_at=50", "bad_batches=3")
+    faults = ("kind=targets", "bad_batch_at=50", "bad_batches=4")
     whole = faulty(stage, "rollback", ["skip", "skip", "rollback"], *faults)
     killed = stage.folder("rollback-killed")
     process = tiny.start(*stage.command(*(f"--set=faults.{fault}" for fault in faults)), killed)
