@@ -162,7 +162,7 @@ def test_a_folder_without_a_checkpoint_is_an_input_error(tmp_path):
         folders.newest_verified(tmp_path)
 
 
-def standing(run: Path, step: int, decisions: int) -> Path:
+def standing(run: Path, step: int, decisions: int, *, scheduled: bool = True) -> Path:
     position = Position(
         step=step,
         tokens=step * 256,
@@ -175,6 +175,7 @@ def standing(run: Path, step: int, decisions: int) -> Path:
         world_size=1,
         zero=0,
         versions={},
+        scheduled=scheduled,
     )
     return publish(run, step, msgspec.to_builtins(position))
 
@@ -218,6 +219,38 @@ def test_a_rollback_goes_to_the_newest_good_checkpoint_far_enough_back_or_the_ol
     early = Observation(step=3, samples=(16, 24), loss=9.0, grad_norm=1.0)
     (tmp_path / "none").mkdir()
     assert timeline(tmp_path / "none").decide(early, verdict, Window()).action == "halt"
+
+
+class InMemory:
+    """States in memory, at steps with whether they are whole."""
+
+    def __init__(self, **steps: bool) -> None:
+        self._steps = {int(name[1:]): whole for name, whole in steps.items()}
+
+    def verified(self, at_most: int) -> list[int]:
+        return [step for step, whole in self._steps.items() if whole and step <= at_most]
+
+    def cursor_of(self, step: int) -> int:
+        return 8 * step
+
+
+@pytest.mark.parametrize(
+    ("states", "target"),
+    [
+        (None, 10),
+        (InMemory(), 10),
+        (InMemory(_5=True, _15=True, _25=True), 15),
+        (InMemory(_5=True, _15=False), 10),
+        (InMemory(_10=True), 10),
+    ],
+)
+def test_a_rollback_goes_to_the_newest_state_of_the_schedule_in_memory_or_on_the_disk(tmp_path, states, target):
+    for step, scheduled in ((0, True), (10, True), (18, False), (20, False), (30, True)):
+        standing(tmp_path, step, 0, scheduled=scheduled)
+    now = Observation(step=32, samples=(248, 256), loss=9.0, grad_norm=1.0)
+    found = timeline(tmp_path).decide(now, Verdict(action=Action.ROLLBACK, reason="r"), Window(), states)
+    assert found.target == target, "what the clock saved is not the same in two equal runs"
+    assert found.skip[0] >= 8 * target
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,11 @@ def written_once(folder: Path) -> int:
 
 def test_other_ranks_and_other_stages_go_on_as_if_nothing_had_changed(tmp_path):
     start = str(tmp_path / "2-1")
-    reference = engine(2, 1, [["step", 3], ["write", start], ["step", 4], ["read", start], ["at", 4], ["step", 4]])
-    assert reference[3:7] == reference[7:], "the same engine again: the same bits"
+    empty = str(tmp_path / "empty")
+    do = [["write", empty], ["step", 3], ["write", start], ["step", 4], ["read", start], ["at", 4], ["step", 4]]
+    reference = engine(2, 1, [*do, ["read", empty], ["at", 1], ["step", 3]])
+    assert reference[3:7] == reference[7:11], "the same engine again: the same bits"
+    assert reference[:3] == reference[11:], "and from before its first step, when there were no moments"
     previous, at = start, 4
     for ranks, zero in CHAIN:
         loaded, following = (str(tmp_path / f"{ranks}-{zero}{when}") for when in ("loaded", ""))
