@@ -21,7 +21,7 @@ from ptool.dedup.columns import Columns, writing_columns
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.resolver import Resolver
 from ptool.dedup.signatures import Description, band_keys
-from ptool.errors import InputError, UsageError
+from ptool.errors import DamagedInput, InputError, UsageError
 from ptool.text.characters import UNICODE_VERSION
 from ptool.text.signing import EMPTY_SIGNATURE_VALUE
 
@@ -104,6 +104,9 @@ def _opened(path: Path) -> Columns:
         columns = Columns(path)
     except OSError as error:
         raise InputError(f"cannot read: {(error.strerror or str(error)).lower()}", where=str(path)) from error
+    except DamagedInput as error:  # whose hint is to remove the file: here it may be somebody's documents
+        message = f"no index of ptool dedup, or a part of one: {error.message}"
+        raise DamagedInput(message, where=str(path), hint="--save-index FILE makes one") from error
     if columns.details.get("kind") != "index":
         raise InputError("no index of ptool dedup", where=str(path), hint="--save-index FILE makes one")
     return columns
