@@ -65,19 +65,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for first in range(0, hidden.shape[0], size):
             x, y = hidden[first : first + size], targets[first : first + size]
             scores = F.linear(x, weight)  # bf16 under autocast, whatever the weight's type: the products below follow
-            logits = scores.float()
-            losses, log_sum = _losses(logits, y)
+            losses, log_sum, exponentials, sums = _losses(scores.float(), y)
             total += losses.sum()
             if z_loss:
                 total += z_loss * torch.where(y >= 0, log_sum.square(), 0.0).sum()
             if grad_weight is None or grad_hidden is None:
                 continue
-            scored = y >= 0
-            error = logits.sub_(log_sum[:, None]).exp_()  # softmax, in the place of the logits
-            if z_loss:
-                error.mul_(1 + 2 * z_loss * log_sum[:, None])
-            error[torch.arange(len(y), device=y.device), y.clamp(min=0)] -= 1
-            error.mul_(scored[:, None])
+            scored = (y >= 0).float()
+            factors = scored * (1 + 2 * z_loss * log_sum) / sums if z_loss else scored / sums
+            error = exponentials.mul_(factors[:, None])  # softmax, in the place of the logits
+            error[torch.arange(len(y), device=y.device), y.clamp(min=0)] -= scored
             if scores.dtype == torch.float32:
                 torch.mm(error, weight, out=grad_hidden[first : first + size])
                 grad_weight.addmm_(error.t(), x)
@@ -103,8 +100,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         )
 
 
-def _losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Per-token losses (0 without a target) and the log of the softmax's denominator, both [tokens]."""
-    log_sum = torch.logsumexp(logits, dim=-1)
+def _losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per-token losses (0 without a target), log of the softmax's denominator; its numerators and their sums.
+
+    The numerators, exp(logit - the row's largest), take the place of the fp32 `logits`: torch.logsumexp would make
+    them too, and throw them away, and exponentials are the dearest thing here next to the products.
+    """
     picked = logits.gather(1, targets.clamp(min=0)[:, None].long())[:, 0]
-    return torch.where(targets >= 0, log_sum - picked, 0.0), log_sum
+    largest = logits.amax(dim=-1, keepdim=True)
+    exponentials = logits.sub_(largest).exp_()
+    sums = exponentials.sum(dim=-1)
+    log_sum = sums.log() + largest[:, 0]
+    return torch.where(targets >= 0, log_sum - picked, 0.0), log_sum, exponentials, sums
