@@ -124,7 +124,11 @@ def filter_(
     Without --lang no language is preferred.
 
     The presets gopher-quality, gopher-repetition, c4, fineweb-quality and fineweb decide as datatrove 0.10.1 does on
-    the same words (`--words whitespace` is `str.split`) and on sentences counted by punctuation.
+    the same words (`--words whitespace` is `str.split`) and on sentences counted by punctuation. Differences from it:
+    none found in 490,698 decisions (kept or dropped, the first reason, and the edited text byte for byte), on real text
+    and on 20,008 generated texts; `python tests/benchmarks/filter_oracle.py` compares them anew. As it comes, datatrove
+    cuts English with spaCy, which makes other words, and so other decisions. Lists of URL words are compared without
+    case here, with the case of the URL there.
 
     Every dropped document goes to --rejects with the rule, the value and the accepted range; lines that are no
     documents go there too with --on-error reject. With `-o FOLDER/` every input has an output of its own, --rejects
