@@ -333,6 +333,7 @@ complete -c ptool -n '__fish_seen_subcommand_from train' -l init -x -a '(__fish_
 complete -c ptool -n '__fish_seen_subcommand_from train' -l tokens -x -d 'Tokens to train on.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l checkpoint-every -x -d 'Steps; default 500.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l seed -x -d 'Of the weights and the data order; default 0.'
+complete -c ptool -n '__fish_seen_subcommand_from train' -l deterministic -d 'Kernels that give the same bits each time, where GPUs have faster ones.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l max-minutes -x -d 'Save and end with status 75 within N minutes.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l set -x -d 'Any setting of the table; may be repeated.'
 complete -c ptool -n '__fish_seen_subcommand_from train' -l force -d 'Replace an output that is there.'

@@ -71,6 +71,10 @@ def train(
             "--seed", parser=units.parse_count, metavar="N", help="Of the weights and the data order; default 0."
         ),
     ] = None,
+    deterministic: Annotated[
+        bool | None,
+        typer.Option("--deterministic", help="Kernels that give the same bits each time, where GPUs have faster ones."),
+    ] = None,
     max_minutes: MaxMinutes = None,
     sets: Sets = None,
     force: opt.Force = False,
@@ -136,7 +140,7 @@ def train(
         return None
     flags: dict[str, dict[str, object | None]] = {
         "model": {"size": model},
-        "parallel": {"zero": zero, "ranks": ranks},
+        "parallel": {"zero": zero, "ranks": ranks, "deterministic": deterministic},
         "run": {"max_steps": max_steps, "tokens": tokens, "seed": seed, "init": init and str(init)},
         "checkpoint": {"every_steps": checkpoint_every},
     }

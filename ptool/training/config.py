@@ -174,6 +174,9 @@ class Parallel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["auto", "fp32", "bf16", "fp16"],
         Meta(description="auto: bf16 on CUDA and on a CPU measured to be fast at it, else fp32; fp16 scales the loss"),
     ] = "auto"
+    deterministic: Annotated[
+        bool, Meta(description="kernels that give the same bits each time; a rerun that differs at all is hardware")
+    ] = False
     threads: Annotated[int, Meta(ge=0, description="CPU threads of a rank; 0: its share of the processors")] = 0
     timeout_seconds: Annotated[float, Meta(gt=0, description="a collective that takes longer is an error")] = 600.0
     hang_seconds: Annotated[

@@ -64,6 +64,9 @@ def work(run: Path, stop: StopRequest, reporter: Reporter, *, joined: bool = Fal
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # DeepSpeed's use of torch, not ours
 
     torch.set_num_threads(config.parallel.threads)
+    if config.parallel.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it (NVIDIA's manual, 2.1.4)
+        torch.use_deterministic_algorithms(True)
     if not joined:
         engines.start(config.parallel.device, config.parallel.timeout_seconds)
     try:

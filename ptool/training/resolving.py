@@ -160,6 +160,8 @@ def resolve(given: Mapping[str, Any], data: DataFacts, machine: MachineFacts) ->
         batch=replace(config.batch, tokens=config.batch.tokens or batch_tokens),
         optimizer=resolve_optimizer(config.optimizer, parallel, peak_lr),
     )
+    if parallel.deterministic:
+        config = replace(config, spike=replace(config.spike, rerun_tolerance=0.0))
     check_execution(config.execution, parallel)
     resolved, schedule = resolve_phases(phases, config, data.folders)
     config = with_phases(replace(config, schedule=schedule), resolved)

@@ -42,7 +42,7 @@ def test_every_step_is_what_the_plan_says_also_after_the_plan_changed(folders: l
     base = folders[0].parent
     run = base / "run"
     repeats = ["--set", "data.allow_repeats=true"]
-    settings = ["--config", base / "run.toml", "--zero", "1", "--checkpoint-every", "5"]
+    settings = ["--config", base / "run.toml", "--zero", "1", "--checkpoint-every", "5", "--deterministic"]
     refused = tiny.run("train", *folders, *settings, "-o", run)
     assert refused.returncode == 1
     assert "times over the phases both and code" in refused.stderr

@@ -168,3 +168,8 @@ def test_what_is_measured_of_the_held_out_rows_follows_the_batch_unless_it_is_as
     assert plans.resolved(batch={"tokens": 4096}).validation.tokens == 40_960
     assert plans.resolved(batch={"tokens": 512_000}).validation.tokens == 1_000_000
     assert plans.resolved(validation={"tokens": "2M"}).validation.tokens == 2_000_000
+
+
+def test_with_deterministic_kernels_a_rerun_must_give_the_same_bits():
+    assert resolved(parallel={"deterministic": True}).spike.rerun_tolerance == 0.0
+    assert resolved().spike.rerun_tolerance == 1e-3
