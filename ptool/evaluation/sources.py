@@ -19,7 +19,8 @@ from ptool.tokenizers.loading import Tokenizer
 class HeldOut:
     """The held-out documents of packed folders, without the EOD that packing put at their ends.
 
-    `digest` is that of the packed data's manifest, of several the digest of theirs. Raises `InputError` where no document was held out.
+    `digest` is that of the packed data's manifest, of several the digest of theirs. Raises `InputError` where no
+    document was held out.
     """
 
     def __init__(self, packed: Sequence[PackedDataset]) -> None:

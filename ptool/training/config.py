@@ -268,8 +268,8 @@ class Faults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: Annotated[
         Literal["targets", "outlier", "slow", "lr", "broken-rank", "broken-once"],
         Meta(
-            description="bad targets, one bad row in eight, targets that get worse, a jump of the rate, or a rank whose "
-            "loss is not a number, always or once"
+            description="bad targets, one bad row in eight, targets that get worse, a jump of the rate, or a rank "
+            "whose loss is not a number, always or once"
         ),
     ] = "targets"
     bad_batch_at: Annotated[int, Meta(ge=0, description="the batch, counted from 1 in data order, that is spoilt")] = 0
