@@ -155,7 +155,7 @@ def dedup(
     0.05 is found with a probability of at least 0.985, with as few candidates as that allows (14 x 8 at 0.8); --bands
     and --rows override. A bucket remembers its first --max-bucket kept documents; comparisons left out are counted.
 
-    The index is in memory: at most 370 bytes for each kept document (700 with --verify signature or none, 30 with
+    The index is in memory: at most 380 bytes for each kept document (700 with --verify signature or none, 30 with
     --mode exact), and with --rejects its id. The shingle sets are on disk, 4 bytes for each distinct shingle of a kept
     document, in a file in --tmp-dir that is gone when the command ends, however it ends.
     With --plan files the same documents are kept, byte for byte, by tasks that leave files in --workdir: inputs are
