@@ -111,11 +111,14 @@ def prepare(packed: Path, run: Path, *, steps: int, **tables: dict[str, Any]) ->
 
 
 def launch(run: Path, ranks: int, threads: int) -> dict[str, list[list[float]]]:
-    """Start the ranks as processes of this file; what each measured, by kind."""
+    """Start the ranks as processes of this file, which end when this one does; what each measured, by kind."""
+    from ptool.training.launch import PARENT_VARIABLE
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    common[PARENT_VARIABLE] = str(os.getpid())
     command = [sys.executable, "-m", "tests.benchmarks.train", "--rank-of", str(run)]
     processes = [
         subprocess.Popen(
@@ -142,9 +145,11 @@ def be_a_rank(run: Path) -> None:
     from ptool.reporting import SILENT
     from ptool.training import rank
     from ptool.training.config import from_toml
+    from ptool.training.launch import follow_launcher
     from ptool.training.signals import StopRequest
     from ptool.training.timeline import Timeline
 
+    follow_launcher()
     config = from_toml(run / "config.toml")
     times: dict[str, list[float]] = {"ours": [], "bare": [], "ours_wall": [], "bare_wall": []}
     accepted = Timeline.accepted
