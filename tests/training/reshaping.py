@@ -31,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(1)
     start("cpu", 60)
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    shape = ModelConfig(vocab_size=VOCAB, layers=2, hidden=24, heads=2, max_seq_len=SEQ_LEN)
+    shape = ModelConfig(vocab_size=VOCAB, layers=2, hidden=18, heads=3, max_seq_len=SEQ_LEN)
     spec = EngineSpec(
         zero=asked["zero"],
         precision=asked.get("precision", "fp32"),

@@ -16,7 +16,7 @@ from ptool.formats.checkpoints import MOMENTS, WEIGHTS
 from ptool.models.tensor_files import Tensors
 from tests.training import tiny
 
-CHAIN = [(1, 3), (2, 2), (4, 0)]  # (ranks, ZeRO stage) after two ranks at stage 1
+CHAIN = [(1, 3), (2, 2), (4, 3), (2, 0)]  # (ranks, ZeRO stage) after two ranks at stage 1; 4 do not divide the sizes
 
 
 def engine(ranks: int, zero: int, do: list[list[object]], **more: object) -> list[float]:

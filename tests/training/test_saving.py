@@ -214,11 +214,11 @@ def test_a_save_that_waits_leaves_nothing_to_wait_for(tmp_path):
     assert [event["step"] for event in run.events() if event["event"] == "saving"] == [10, 10, 13]
 
 
-def failing(monkeypatch, times: int) -> list[Path]:
+def failing(monkeypatch, times: int) -> list[list[int]]:
     write, asked = checkpoints.write_share, []
 
     def full(temporary, snapshot, rank):
-        asked.append(temporary)
+        asked.append(folders.steps_of(temporary.parents[1]))
         if len(asked) <= times:
             (temporary / "begun").write_bytes(b"x")
             raise OutputError("cannot write: no space left on device", where=str(temporary))
@@ -234,12 +234,12 @@ def test_a_full_disk_is_made_room_on_and_tried_once_more(tmp_path, monkeypatch):
     assert run.steps == [10, 20, 30]
     asked = failing(monkeypatch, times=1)
     run.to(40).saver.finish()
-    assert len(asked) == 2
+    assert asked == [[10, 20, 30], [20, 30]], "what the new one pushes out went before the second try"
     assert "trying again: " in run.told[0]
     assert "no space left" in run.told[0]
     failed = next(event for event in run.events() if event["event"] == "save failed")
     assert (failed["step"], failed["tries"]) == (40, 1)
-    assert run.steps == [20, 30, 40], "and 10 was rotated out before, as the rule would have it after"
+    assert run.steps == [20, 30, 40]
     checkpoints.load(folders.open_checkpoint(tmp_path, 40), run.engine, Alone())
     assert float(run.engine.state.step) == 40, "what was written the second time is the same step"
 
@@ -451,6 +451,30 @@ def test_an_error_of_the_disk_names_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "write_tensors", full)
     with pytest.raises(OutputError, match=r"weights_00000\.safetensors: cannot write: no space left"):
         run.to(10).saver.finish()
+
+
+def test_what_a_name_is_given_to_is_on_the_disk_and_the_name_is_too(tmp_path, monkeypatch):
+    done: list[tuple[str, str]] = []
+    sync, rename = os.fsync, os.rename
+
+    def synced(descriptor):
+        done.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        sync(descriptor)
+
+    def renamed(source, target):
+        done.append(("rename", Path(target).name))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    Run(tmp_path).to(10).saver.finish()
+    before, after = done[: done.index(("rename", "step_00000010"))], done[done.index(("rename", "step_00000010")) + 1 :]
+    written = {name for what, name in before if what == "sync"}
+    assert {"weights_00000.safetensors", "moments_00000.safetensors", "step_00000010.tmp"} <= written
+    assert any("random_00000" in name for name in written)
+    assert any("manifest" in name for name in written)
+    assert before[-1] == ("sync", "step_00000010.tmp")
+    assert after[0] == ("sync", folders.FOLDER)
 
 
 def killed_at(operation: int, folder: Path, first: int, last: int) -> bool:
