@@ -28,6 +28,7 @@ from ptool.tokenizers.engines import (
     open_engine,
 )
 from ptool.tokenizers.loading import Tokenizer, load_tokenizer
+from ptool.tokenizing.lanes import Lane
 
 FIRST_TRIPS = 100
 FIRST_TRIP_BYTES = 256 << 10
@@ -49,11 +50,15 @@ class Encoding(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A batch of lines, its number in the input, and whether its tokens are on the disk already."""
+    """A batch of lines, its number in the input, and whether its tokens are on the disk already.
+
+    Where there is a `lane`, the bytes of the lines are in it.
+    """
 
     lines: Lines
     number: int
     known: bool
+    lane: Lane | None = None
 
 
 class EncodedBatch(NamedTuple):
@@ -71,11 +76,14 @@ class EncodedBatch(NamedTuple):
     tripped: int
     lost: list[str]
     """Ids of documents that decoding did not give back, among `tripped` that were tried."""
+    lane: Lane | None
+    """What held the text, and is free now."""
 
 
 def encode_batch(encoding: Encoding, item: Item) -> EncodedBatch:
     """Decode, encode and check one batch. Raises EngineMismatch where the engines differ on a compared text."""
-    batch, bad = decode(item.lines, encoding.keys)
+    lines = item.lines if item.lane is None else msgspec.structs.replace(item.lines, data=item.lane.read())
+    batch, bad = decode(lines, encoding.keys)
     records = new_records(len(batch))
     view = batch.text.data
     bounds = batch.offsets.tolist()
@@ -110,6 +118,7 @@ def encode_batch(encoding: Encoding, item: Item) -> EncodedBatch:
         _group_keys(batch, encoding.group_keys),
         len(tripped),
         lost,
+        item.lane,
     )
 
 

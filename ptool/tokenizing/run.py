@@ -31,6 +31,7 @@ from ptool.tokenizers.engines import FIRST_BYTES, CheckedEngine, Engine, EngineC
 from ptool.tokenizers.loading import Tokenizer, load_tokenizer
 from ptool.tokenizing.encoding import Encoding, Item, compare_first, encode_batch, remember
 from ptool.tokenizing.intake import Intake, Reading
+from ptool.tokenizing.lanes import Lanes
 from ptool.tokenizing.sharding import ShardSequence
 
 STAGE = "tokenize"
@@ -116,12 +117,15 @@ def tokenize(
             with sink.opened():
                 if sink.known_batches:
                     reporter.notice(f"going on after {len(sink.shards)} shards that are complete")
-                items = (Item(part, number, number < sink.known_batches) for number, part in enumerate(lines))
+                # One for every batch that is under way, and one to fill; alone, the batch is used where it is.
+                lanes = Lanes(jobs + 3 if jobs > 1 else 0)
+                items = _items(lines, sink.known_batches, lanes)
                 for batch in ordered_map(
                     partial(encode_batch, encoding), items, jobs=jobs, preload=("ptool.tokenizers.fast",)
                 ):
                     intake.count(len(batch.ids), batch.bad, batch.path)
                     sink.add(batch)
+                    lanes.release(batch.lane)
         except EngineMismatch:
             sink.discard()
             raise
@@ -149,6 +153,13 @@ def tokenize(
         sink.remove_notes()
     intake.check()
     return TokenizeReport(manifest=manifest, output=output)
+
+
+def _items(lines: Iterator[Lines], known_batches: int, lanes: Lanes) -> Iterator[Item]:
+    for number, part in enumerate(lines):
+        lane = lanes.lend(part.data)
+        bare = part if lane is None else msgspec.structs.replace(part, data=b"")
+        yield Item(bare, number, number < known_batches, lane)
 
 
 def _details(loaded: Tokenizer, eod_id: int | None, dtype: str, sink: ShardSequence) -> dict[str, Any]:

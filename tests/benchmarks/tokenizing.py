@@ -4,7 +4,9 @@ For a byte-level BPE (--vocab-size entries, trained here): `ptool tokenize` as a
 same texts with all its threads, and against only reading and decoding the stream. For SentencePiece BPE and Unigram:
 against SentencePiece's own encoding with as many threads. The libraries get the texts ready in memory. Prints ratios of
 processor time (with all processes and threads) and of the clock, and how many texts have other ids. The file has the
-lines of the corpus of PTOOL_SHARED; --every N takes one in N, --language those in one language, --only one kind.
+lines of the corpus of PTOOL_SHARED; --every N takes one in N, --language those in one language, --only one kind. With
+--repeat N the file has them N times, as a corpus of gigabytes makes up for what a start costs; the libraries get the
+texts once, and N times their time is what is compared.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=parse_count, default=4)
     parser.add_argument("--language", default=None)
+    parser.add_argument("--repeat", type=parse_count, default=1)
     parser.add_argument("--only", choices=KINDS, default=None)
     parser.add_argument("--vocab-size", type=parse_count, default=32_000)
     parser.add_argument("--sample", type=parse_bytes, default=8 << 20)
@@ -48,10 +51,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         source, texts = select(corpus, arguments.every, arguments.language, work / "text.jsonl")
-        size = sum(len(text.encode()) for text in texts)
-        reading = seconds(lambda: [decode(lines) for lines in StreamReader([source])])
+        source.write_bytes(source.read_bytes() * arguments.repeat)
+        size = sum(len(text.encode()) for text in texts) * arguments.repeat
+        reading = seconds(lambda: [decode(lines) and None for lines in StreamReader([source])])
         print(
-            f"{len(texts):,} texts, {size:,} bytes; only read and decoded: "
+            f"{len(texts):,} texts, {arguments.repeat} times, {size:,} bytes; only read and decoded: "
             f"{size / reading[1] / 1e6:.1f} MB/s of processor time"
         )
         for kind in [arguments.only] if arguments.only else KINDS:
@@ -62,6 +66,7 @@ def main() -> None:
             encode = library(kind, file, arguments.jobs)
             found: list[list[int]] = []
             theirs = seconds(lambda: found.extend(encode(texts)))  # noqa: B023
+            theirs = (theirs[0] * arguments.repeat, theirs[1] * arguments.repeat)
             clock, processor = (other / mine for mine, other in zip(ours, theirs, strict=True))
             print(
                 f"{kind}: {processor:.1f} times the library's speed by processor time ({clock:.1f} by the clock): "
