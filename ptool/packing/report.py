@@ -11,6 +11,8 @@ from ptool.formats.manifests import Manifest
 from ptool.formats.packed import PackedLayout, SplitCounts
 from ptool.packing.locating import Piece
 
+_MOST_SOURCES = 6
+
 
 def rows_for_people(manifest: Manifest) -> list[tuple[str, str]]:
     """Names and values to print."""
@@ -22,6 +24,7 @@ def rows_for_people(manifest: Manifest) -> list[tuple[str, str]]:
         *split_rows(layout.splits, layout.seq_len),
         *mix_rows(manifest.details["mix"]),
         *balance_rows(manifest.details["balance"]),
+        *length_rows(manifest.details["tokens_by_document_length"]),
         *([("left out", f"{left_out:,} tokens of documents with too many pieces")] if left_out else []),
         ("cut", f"{cut:,} documents, {later / max(manifest.num_tokens or 0, 1):.1%} of tokens after a cut"),
     ]
@@ -48,6 +51,25 @@ def balance_rows(balance: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("balance", f"{shares}; any {balance['window']:,} rows are at most {balance['largest_deviation']:.2f} rows off")
     ]
+
+
+def length_rows(tokens: dict[str, dict[str, int]]) -> list[tuple[str, str]]:
+    """The sources' shares of the training tokens, and of those in documents of each length: long text is skewed."""
+    if len(tokens) < 2:
+        return []
+    bands = list(next(iter(tokens.values())))
+    totals = {band: sum(one[band] for one in tokens.values()) for band in bands}
+    largest = sorted(tokens, key=lambda name: -sum(tokens[name].values()))
+    found = []
+    for band in [None, *(band for band in bands if totals[band])]:
+        counts = {name: tokens[name][band] if band else sum(tokens[name].values()) for name in largest}
+        whole = max(sum(counts.values()), 1)
+        shares = [f"{name} {count / whole:.1%}" for name, count in counts.items() if count][:_MOST_SOURCES]
+        left = len([count for count in counts.values() if count]) - len(shares)
+        found.append(
+            (f"in texts {band}" if band else "sources", ", ".join([*shares, *([f"{left} more"] * (left > 0))]))
+        )
+    return found
 
 
 def mix_rows(mix: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:

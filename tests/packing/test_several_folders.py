@@ -12,6 +12,7 @@ import pytest
 from ptool.errors import DamagedInput, UsageError
 from ptool.formats.packed import PackedDataset
 from ptool.packing.config import PackConfig
+from ptool.packing.report import length_rows, rows_for_people
 from ptool.packing.run import pack, pack_each, preview_each
 from tests.packing.test_pack import EOD, token_folder
 
@@ -116,6 +117,19 @@ def test_the_command_mixes_folders_and_shows_a_row(tmp_path: Path) -> None:
     ):
         failed = ptool(tmp_path, *arguments, *wrong, "-o", "q", code=2)
         assert hint in failed.stderr
+
+
+def test_the_report_has_the_sources_by_the_length_of_their_documents(tmp_path: Path, folders: list[Path]) -> None:
+    rows = dict(length_rows({"web": {"under 8": 30, "8 and more": 10}, "书": {"under 8": 0, "8 and more": 40}}))
+    assert rows == {
+        "sources": "web 50.0%, 书 50.0%",
+        "in texts under 8": "web 100.0%",
+        "in texts 8 and more": "web 20.0%, 书 80.0%",
+    }
+    assert next(iter(dict(length_rows({f"s{n}": {"all": 1} for n in range(9)})).values())).endswith("s5 11.1%, 3 more")
+    assert length_rows({"web": {"all": 1}}) == []
+    manifest = pack(folders, tmp_path / "p", PackConfig(seq_len=32)).manifest
+    assert "sources" in dict(rows_for_people(manifest))
 
 
 def ptool(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
