@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ptool import errors
-from ptool.errors import PtoolError
+from ptool.errors import PtoolError, StoppedAndSaved
 from ptool.reporting import Reporter
 from ptool.training.signals import SECOND_AFTER_SECONDS, STOP_SIGNALS
 
@@ -96,6 +96,7 @@ def launch(run: Path, ranks: int, pad: Launchpad, reporter: Reporter) -> None:
     threads = [
         threading.Thread(target=_pass_signals_on, args=(pad, ranks, finished, reporter), daemon=True),
         threading.Thread(target=_relay, args=(_open_pipe(folder), finished, reporter), daemon=True),
+        threading.Thread(target=_end_stragglers, args=(folder, finished), daemon=True),
     ]
     for thread in threads:
         thread.start()
@@ -249,6 +250,32 @@ def _pass_signals_on(pad: Launchpad, ranks: int, finished: threading.Event, repo
         with contextlib.suppress(queue.Empty):
             waiting = pad.arrived.get(timeout=0.05)
             reporter.notice(f"{_signal_name(waiting)}: saving, then stopping; once more to stop at once")
+
+
+def _end_stragglers(folder: Path, finished: threading.Event) -> None:
+    """Kill ranks that live `SECONDS_TO_END` after another one failed: torch would wait half a minute for each."""
+    failed_at: float | None = None
+    while not finished.wait(0.1):
+        if failed_at is None:
+            failed_at = time.monotonic() if any(map(_is_failure, folder.glob("rank_*.error"))) else None
+        elif time.monotonic() - failed_at > SECONDS_TO_END:
+            for pid in _announced(folder):
+                if _parent_of(pid) == os.getpid():
+                    _send(pid, signal.SIGKILL)
+            return
+
+
+def _is_failure(error_file: Path) -> bool:
+    """Whether a rank's last words are of an error; one that stopped and saved waits for the others to end likewise."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return bool(msgspec.json.decode(error_file.read_bytes())[0] != StoppedAndSaved.__name__)
+    return False
+
+
+def _parent_of(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return None
 
 
 def _remove_orphans() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,30 @@ def test_the_cause_is_told_and_not_its_echo(
     assert outcome.message == expected
     if expected == "saved":
         assert isinstance(outcome, StoppedAndSaved)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"), [(PtoolError("broken"), -signal.SIGKILL), (StoppedAndSaved("saved"), None)]
+)
+def test_a_rank_that_does_not_end_after_another_failed_is_killed_and_one_that_still_saves_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: PtoolError, expected: int | None
+) -> None:
+    monkeypatch.setattr(launch, "SECONDS_TO_END", 0.05)
+    straggler = subprocess.Popen(["sleep", "60"])
+    (tmp_path / "rank_1.pid").write_text(str(straggler.pid))
+    (tmp_path / "rank_2.pid").write_text("1")  # somebody else's process, whose number an ended rank had
+    finished = threading.Event()
+    thread = threading.Thread(target=launch._end_stragglers, args=(tmp_path, finished))
+    thread.start()
+    launch.leave_error(tmp_path, 0, error)
+    try:
+        if expected is None:
+            thread.join(timeout=0.5)
+            assert straggler.poll() is None
+        else:
+            assert straggler.wait(timeout=20) == expected
+    finally:
+        finished.set()
+        thread.join()
+        straggler.kill()
+        straggler.wait()
