@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 
+from ptool.training.scaling import FIRST
 from tests.models.variants import EVERYTHING
 from tests.training import tiny
 
@@ -81,17 +83,28 @@ def test_muon_on_a_model_of_all_variants_resumes_to_the_bit(base):
     assert json.loads((whole / "checkpoints" / "step_00000006" / "manifest.json").read_text())["files"] == digest
 
 
-def test_fp16_warns_trains_as_fp32_does_and_saves_its_scale(base, first):
+def test_fp16_warns_trains_as_fp32_does_and_takes_overflowing_steps_again(base, first):
     run = base / "fp16"
     settings = sets(parallel__precision="fp16")
-    done = tiny.run(
-        "train", base / "packed", "--config", base / "run.toml", *SHORT, "--ranks", "2", *settings, "-o", run
-    )
+    done = tiny.run("train", base / "packed", "--config", base / "run.toml", *SHORT, *settings, "-o", run)
     assert done.returncode == 0, done.stderr
     assert "bf16 has the range of fp32" in done.stderr
     assert losses(run) == pytest.approx(losses(first), rel=1e-3)
+    assert loss_scale(run) == {"loss_scale": FIRST, "loss_scale_steps": 6.0}
+
+    steep = train(base, "steep", "--ranks", "2", *sets(parallel__precision="fp16", model__z_loss=100.0))
+    found = loss_scale(steep)
+    assert found["loss_scale"] < FIRST, "its first gradients overflow at the first scale"
+    records = tiny.lines(steep / "metrics.jsonl")
+    assert [record["samples"] for record in records] == [[8 * step, 8 * step + 8] for step in range(6)]
+    assert all(math.isfinite(record["grad_norm"]) for record in records)
+    assert not tiny.lines(steep / "attempts.jsonl"), "an overflow is no spike"
+
+
+def loss_scale(run: Path) -> dict[str, float]:
     manifest = json.loads((run / "checkpoints" / "step_00000006" / "manifest.json").read_text())
-    assert '"loss_scale"' in json.dumps(manifest["details"])
+    found: dict[str, float] = manifest["details"]["engine"]
+    return found
 
 
 def test_a_stage_that_would_make_another_optimiser_is_refused_before_anything_starts(base):
