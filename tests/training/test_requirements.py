@@ -7,8 +7,11 @@ import pytest
 from ptool.errors import UsageError
 from ptool.optimizers.choices import KINDS
 from ptool.training import requirements
+from ptool.training.changing import change_plan
 from ptool.training.config import Execution, Optimizer, Parallel
 from ptool.training.requirements import check_execution, resolve_optimizer
+from ptool.training.resolving import check
+from tests.training.plans import facts, resolved
 
 CPU = Parallel(zero=0, device="cpu", precision="fp32", ranks=2)
 GPU = Parallel(zero=2, device="cuda", precision="bf16", ranks=2)
@@ -62,6 +65,26 @@ def test_an_unknown_optimiser_names_the_nearest():
 def test_a_way_of_computing_that_this_run_lacks_is_refused(execution, parallel, told):
     with pytest.raises(UsageError, match=told):
         check_execution(execution, parallel)
+
+
+@pytest.mark.parametrize(
+    ("begun", "asked", "told"),
+    [
+        ({"optimizer": {"name": "muon"}, "parallel": {"zero": 0}}, {"parallel": {"zero": 2}}, "muon does not work"),
+        ({"execution": {"compile": True}}, {"parallel": {"zero": 3}}, "compiled model does not work"),
+        ({"parallel": {"zero": 3}}, {"execution": {"compile": True}}, "compiled model does not work"),
+        ({}, {"optimizer": {"name": "lion"}}, "moments of one optimiser mean nothing to another"),
+    ],
+)
+def test_a_run_that_has_begun_cannot_change_to_what_cannot_run(begun, asked, told):
+    with pytest.raises(UsageError, match=told):
+        change_plan(resolved(**begun), check(asked), facts(), 1)
+
+
+def test_a_run_that_has_begun_may_be_computed_otherwise():
+    found, changes = change_plan(resolved(), check({"execution": {"recompute": "full"}}), facts(), 1)
+    assert found.execution.recompute == "full"
+    assert [change.setting for change in changes] == ["execution.recompute"]
 
 
 def test_the_rest_may_run():
