@@ -234,8 +234,9 @@ def whole_lines(chunks: Iterable[bytes], batch_bytes: int) -> Iterator[bytes]:
         if size >= batch_bytes and has_newline:
             data = b"".join(pieces)
             end = data.rfind(b"\n") + 1
+            pieces, size, has_newline = [data[end:]], len(data) - end, False  # before the batch is worked on
             yield data if end == len(data) else data[:end]
-            pieces, size, has_newline = [data[end:]], len(data) - end, False
     data = b"".join(pieces)
+    pieces.clear()
     if data:
         yield data if data.endswith(b"\n") else data + b"\n"
