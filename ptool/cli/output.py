@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,17 +229,29 @@ class _Progress:
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns in plain text, two spaces apart."""
+    """Columns in plain text, two spaces apart; numbers end below one another, words begin so."""
     lines = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(header))]
+    are_numbers = [_are_numbers([row[column] for row in rows]) for column in range(len(header))]
     text = ""
     for line in lines:
-        cells = [
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
+        cells = []
+        for cell, width, is_number in zip(line, widths, are_numbers, strict=True):
+            gap = " " * (width - _width(cell))
+            cells.append(gap + cell if is_number else cell + gap)
         text += "  ".join(cells).rstrip() + "\n"
     return text
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: an ideograph takes two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    """Whether a column holds quantities: every cell that says something begins like one."""
+    said = [cell for cell in cells if cell.strip() and cell != "-"]
+    return bool(said) and all(cell.lstrip(" -+~<>$")[:1].isdigit() for cell in said)
 
 
 def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: Any) -> None:
@@ -248,7 +261,7 @@ def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: An
 
     table = Table(box=None, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right")
+        table.add_column(name, justify="right" if _are_numbers([row[number] for row in rows]) else "left")
     for row in rows:
         table.add_row(*[Text(cell) for cell in row])
     Console(file=stream, force_terminal=True).print(table)

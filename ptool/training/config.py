@@ -318,7 +318,9 @@ def read_config(path: Path) -> Table:
         text = shipped.read_text("utf-8") if path.name == str(path) and not path.exists() and shipped.is_file() else ""
         return tomllib.loads(text or path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read: {(error.strerror or str(error)).lower()}", where=str(path)) from error
+        reason = f"cannot read: {(error.strerror or str(error)).lower()}"
+        hint = "recipes that are shipped: annealing" if isinstance(error, FileNotFoundError) else None
+        raise InputError(reason, where=str(path), hint=hint) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"not TOML: {error}", where=str(path)) from error
 

@@ -179,7 +179,7 @@ def _whole_run(config: RunConfig, folders: Sequence[FolderFacts]) -> int:
 
 def _pieces(phase: PhaseGiven, number: int, config: RunConfig, folders: Sequence[FolderFacts]) -> Iterator[Phase]:
     """A phase as pieces of constant batch, its curve still open."""
-    name = phase.name or f"phase {number + 1}"
+    name = phase.name or str(number + 1)
     if not phase.tokens:
         raise UsageError(f"phase '{name}' has no tokens", where="[[phase]]", hint='tokens = "10B"')
     weights = weights_of(phase.mix or config.data.mix, folders)
