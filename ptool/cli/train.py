@@ -167,8 +167,8 @@ def show_replay(found: Replay) -> None:
 
 def manual() -> str:
     """The manual's tables of every setting, from the same declarations that the run reads."""
-    from ptool.training.config import meanings, settings
     from ptool.training.phases import PhaseGiven
+    from ptool.training.settings_text import meanings, settings
 
     phase = "\n".join(f"{field.name} :: {text[:1].upper()}{text[1:]}." for field, text in meanings(PhaseGiven))
 

@@ -3,7 +3,8 @@
 Read first `config.py` (every setting), `course.py` (what every step is) and `loop.py` (what is done with each). All by
 what it is about:
 
-    the plan        config, resolving, phases, requirements -> planning; course, schedule; changing (at resume), initial
+    the plan        config, settings_text, resolving, phases, requirements -> planning; course, schedule;
+                    changing (at resume), initial
     the data        corpus, data, sources
     the step        attempt -> engine (all that knows DeepSpeed), optimizer, scaling; spikes (the verdict), faults
     the past        history (ledger, metrics), timeline; checkpoints, saving, rotation, anchors, snapshots;

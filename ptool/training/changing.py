@@ -29,12 +29,13 @@ from ptool.errors import UsageError
 from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import read_folder_manifest
 from ptool.training import schedule
-from ptool.training.config import Phase, RunConfig, Table, as_tables
+from ptool.training.config import Phase, RunConfig, Table
 from ptool.training.course import Course
 from ptool.training.history import read_decisions, stands
 from ptool.training.phases import PhaseGiven, fit_batch, length_of, micro_rows, resolve_phases, weights_of
 from ptool.training.requirements import check_execution, resolve_optimizer
 from ptool.training.resolving import DataFacts, overlay, with_phases
+from ptool.training.settings_text import as_tables
 
 _REFUSED = {
     "model": "the weights have the shape they have",

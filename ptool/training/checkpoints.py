@@ -32,10 +32,11 @@ from ptool.formats.checkpoints import Checkpoint
 from ptool.formats.manifests import FileEntry, encode_manifest, new_manifest
 from ptool.models.tensor_files import Tensors, write_tensors
 from ptool.training import random_state, rotation
-from ptool.training.config import RunConfig, as_tables
+from ptool.training.config import RunConfig
 from ptool.training.engine import Engine
 from ptool.training.ranks import Ranks
 from ptool.training.rotation import Saved
+from ptool.training.settings_text import as_tables
 from ptool.training.snapshots import Snapshot
 from ptool.training.spikes import Window
 

@@ -4,22 +4,15 @@ A run is described by TOML tables (`[model] [data] [batch] …`); `resolving.py`
 gives, in which nothing is left open. That one is written to `RUN/config.toml`, so a run never changes because a
 default did.
 
-The fields' `Meta` descriptions are the manual's table of defaults (`settings`). No torch here.
+The fields' `Meta` descriptions are the manual's table of defaults (settings_text.py). No torch here.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import FieldInfo
 
-from ptool.errors import InputError, UsageError
 from ptool.models.config import ModelConfig
 from ptool.models.execution import Kernel, Recomputation
 
@@ -306,82 +299,3 @@ SECTIONS: dict[str, type[Struct]] = {
     for name, kind in get_type_hints(RunConfig).items()
     if isinstance(kind, type) and issubclass(kind, Struct)
 }
-
-
-def read_config(path: Path) -> Table:
-    """The tables of a TOML file, or of a recipe that is shipped, by its name (`annealing`).
-
-    Raises InputError or UsageError naming the file and line.
-    """
-    shipped = resources.files(__package__).joinpath("recipes", f"{path}.toml")
-    try:
-        text = shipped.read_text("utf-8") if path.name == str(path) and not path.exists() and shipped.is_file() else ""
-        return tomllib.loads(text or path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = f"cannot read: {(error.strerror or str(error)).lower()}"
-        hint = "recipes that are shipped: annealing" if isinstance(error, FileNotFoundError) else None
-        raise InputError(reason, where=str(path), hint=hint) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"not TOML: {error}", where=str(path)) from error
-
-
-def settings() -> Iterator[tuple[str, str, str]]:
-    """(name, default, meaning) of every setting: the manual's table."""
-    yield "model.size", toml_value(DEFAULT_SIZE), "a named size; the other keys of [model] replace parts of it"
-    sections: dict[str, type[Struct]] = {"model": ModelConfig, **SECTIONS}
-    for section, kind in sections.items():
-        for field, meaning in meanings(kind):
-            yield f"{section}.{field.name}", _shown(field.default), meaning
-
-
-def meanings(kind: type[Struct]) -> Iterator[tuple[FieldInfo, str]]:
-    """The fields of a table of settings, and what its declaration says of each."""
-    hints = get_type_hints(kind, include_extras=True)
-    for field in msgspec.structs.fields(kind):
-        meta = next(item for item in get_args(hints[field.name]) if isinstance(item, Meta))
-        yield field, meta.description or ""
-
-
-def _shown(default: object) -> str:
-    if default is msgspec.NODEFAULT:
-        return "the size's"
-    return "none" if default is None else toml_value(default)
-
-
-def as_tables(config: RunConfig) -> Table:
-    """Plain nested tables, as manifests and TOML hold them."""
-    tables: Table = msgspec.json.decode(msgspec.json.encode(config))
-    return tables
-
-
-def to_toml(config: RunConfig) -> str:
-    """The text of `config.toml`."""
-    lines = ["# Written by ptool: every setting of this run, resolved. `ptool resume` reads it; do not edit."]
-    for section, values in as_tables(config).items():
-        tables = [(f"[{section}]", values)] if isinstance(values, dict) else [(f"[[{section}]]", v) for v in values]
-        for header, table in tables:
-            lines += ["", header, *(f"{key} = {toml_value(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def from_toml(path: Path) -> RunConfig:
-    """Read what `to_toml` wrote."""
-    table = read_config(path)
-    try:
-        return msgspec.convert(table, RunConfig)
-    except msgspec.ValidationError as error:
-        raise InputError(f"not a run's configuration: {error}", where=str(path)) from error
-
-
-def toml_value(value: object) -> str:
-    """One value as TOML; strings are JSON strings, whose escapes TOML shares (DEL it wants escaped too)."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, dict):
-        pairs = (f"{toml_value(str(key))} = {toml_value(item)}" for key, item in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(toml_value, value))}]"
-    return msgspec.json.encode(str(value)).decode().replace("\x7f", "\\u007f")

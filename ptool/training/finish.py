@@ -10,7 +10,8 @@ from ptool.formats.artefacts import MANIFEST, list_files
 from ptool.formats.atomic import write_bytes
 from ptool.formats.manifests import Manifest, encode_manifest, new_manifest
 from ptool.formats.packed import PackedDataset
-from ptool.training.config import RunConfig, as_tables
+from ptool.training.config import RunConfig
+from ptool.training.settings_text import as_tables
 
 STAGE = "train"
 

@@ -25,7 +25,7 @@ import torch
 from ptool.formats.packed import PackedDataset, PackedRows
 from ptool.reporting import Reporter
 from ptool.training import spikes, tensorboard
-from ptool.training.config import RunConfig, Spike, as_tables
+from ptool.training.config import RunConfig, Spike
 from ptool.training.deadlines import Deadline
 from ptool.training.engine import Engine
 from ptool.training.evidence import Finding
@@ -35,6 +35,7 @@ from ptool.training.layers import LayerStatistics
 from ptool.training.nonfinite import Watcher
 from ptool.training.ranks import Ranks
 from ptool.training.series import LAYERS, VALIDATION, Series
+from ptool.training.settings_text import as_tables
 from ptool.training.signals import StopRequest
 from ptool.training.spikes import Observation, Window
 from ptool.training.stopwatch import ForwardTimes

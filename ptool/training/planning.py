@@ -22,13 +22,14 @@ from ptool.formats.packed import PackedDataset
 from ptool.optimizers.choices import kind_of
 from ptool.training import launch, locks, machine
 from ptool.training.changing import Change, change_plan, newest_step
-from ptool.training.config import Phase, RunConfig, Table, as_tables, from_toml
+from ptool.training.config import Phase, RunConfig, Table
 from ptool.training.course import Course
 from ptool.training.finish import STAGE, identity
 from ptool.training.initial import settings_with_initial
 from ptool.training.phases import FolderFacts
 from ptool.training.rank import CONFIG
 from ptool.training.resolving import DataFacts, MachineFacts, overlay, resolve, settings_table
+from ptool.training.settings_text import as_tables, from_toml
 
 Standing = Literal["new", "unfinished", "finished"]
 

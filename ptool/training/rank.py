@@ -15,8 +15,9 @@ import msgspec
 from ptool.errors import InputError, PtoolError
 from ptool.reporting import SILENT, Reporter
 from ptool.training import initial, locks
-from ptool.training.config import RunConfig, from_toml
+from ptool.training.config import RunConfig
 from ptool.training.requirements import FP16_WARNING
+from ptool.training.settings_text import from_toml
 from ptool.training.signals import StopRequest
 
 CONFIG = "config.toml"

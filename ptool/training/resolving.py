@@ -20,10 +20,11 @@ from ptool import units
 from ptool.errors import UsageError
 from ptool.models.config import ModelConfig, ModelSize, load_size, size_names
 from ptool.plugins import unknown
-from ptool.training.config import DEFAULT_SIZE, SECTIONS, Parallel, Phase, RunConfig, Table, read_config
+from ptool.training.config import DEFAULT_SIZE, SECTIONS, Parallel, Phase, RunConfig, Table
 from ptool.training.course import Course
 from ptool.training.phases import FolderFacts, PhaseGiven, resolve_phases
 from ptool.training.requirements import check_execution, resolve_optimizer
+from ptool.training.settings_text import read_config
 from ptool.training.validation import held_out_tokens
 
 MODEL_KEYS = ("size", *ModelConfig.__struct_fields__)

@@ -32,12 +32,13 @@ from ptool.formats.runs import RunRecord
 from ptool.reporting import SILENT, Reporter
 from ptool.training import deadlines, heartbeat, history, launch, locks, series, spike_report, trackers
 from ptool.training import tensorboard as curves
-from ptool.training.config import RunConfig, as_tables, from_toml, to_toml
+from ptool.training.config import RunConfig
 from ptool.training.course import Course
 from ptool.training.planning import Plan, run_folder
 from ptool.training.rank import CONFIG, describe, work
 from ptool.training.replay import Replay, replay
 from ptool.training.resolving import overlay, settings_table
+from ptool.training.settings_text import as_tables, from_toml, to_toml
 from ptool.training.signals import StopRequest
 
 _OURS = (

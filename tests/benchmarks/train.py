@@ -6,7 +6,7 @@ against DistributedDataParallel. A step of ours lasts from the end of a bare ste
 written. Medians of --steps, after a short one of each that is left out; the ratio is of processor time, which other
 programs disturb least, wall time stands beside it. Ends with 1 where the ratio at 16,384 tokens is above 1.05.
 
-Then what saving a checkpoint cost the run, from its events.jsonl. With --memory: the bytes of all live tensors of each
+The last column: how long the run stood still for a checkpoint. With --memory: the bytes of all live tensors of each
 rank against `estimate-cost --precision fp32 --engine deepspeed` (tests/soak/memory.py on this model). Where there is a
 GPU: tokens per second and MFU of 125m, 1b and a Llama of 8 billion, beside published figures of one H200 or H100.
 """
@@ -59,7 +59,7 @@ def main() -> int:
             f"{chosen.model}, rows of {SEQ_LEN} tokens, the processors shared by the ranks, medians of {chosen.steps}"
         )
         print(
-            f"{'tokens':>7}{'ranks':>6}{'ours':>10}{'bare':>10}{'ratio':>8}{'(wall)':>9}{'ns/parameter':>14}{'save':>9}"
+            f"{'tokens':>7}{'ranks':>6}{'ours':>10}{'bare':>10}{'ratio':>8}{'(wall)':>9}{'ns/parameter':>14}{'stall':>9}"
         )
         for tokens in map(int, chosen.tokens.split(",")):
             for ranks in map(int, chosen.ranks.split(",")):
@@ -93,7 +93,7 @@ def compare(packed: Path, run: Path, model: str, tokens: int, ranks: int, steps:
 
 
 def prepare(packed: Path, run: Path, *, steps: int, **tables: dict[str, Any]) -> Any:
-    """A run folder whose ranks can begin; no checkpoint but those of the beginning and the end."""
+    """A run folder whose ranks can begin; between the first and the last checkpoint one after the measured steps."""
     from ptool.training import planning
     from ptool.training import run as runs
     from ptool.training.resolving import check
@@ -103,8 +103,14 @@ def prepare(packed: Path, run: Path, *, steps: int, **tables: dict[str, Any]) ->
     phases = [
         {"name": "left out", "tokens": short, "batch_tokens": short},
         {"name": "measured", "tokens": steps * tokens, "batch_tokens": tokens},
+        {"name": "while a checkpoint is written", "tokens": short, "batch_tokens": short},
     ]
-    given = {**tables, "phase": phases, "data": {"allow_repeats": True}, "checkpoint": {"every_steps": 10**6}}
+    given = {
+        **tables,
+        "phase": phases,
+        "data": {"allow_repeats": True},
+        "checkpoint": {"every_steps": LEFT_OUT + steps},
+    }
     plan = planning.plan_train([packed], check(given), run)
     runs._prepare(plan, force=False)
     return plan
@@ -144,8 +150,8 @@ def be_a_rank(run: Path) -> None:
     """A rank of the real thing; whenever it has taken a step, the bare loop takes one."""
     from ptool.reporting import SILENT
     from ptool.training import rank
-    from ptool.training.config import from_toml
     from ptool.training.launch import follow_launcher
+    from ptool.training.settings_text import from_toml
     from ptool.training.signals import StopRequest
     from ptool.training.timeline import Timeline
 
@@ -175,7 +181,7 @@ def be_a_rank(run: Path) -> None:
 
     Timeline.accepted = after_a_step  # type: ignore[method-assign]
     rank.work(run, StopRequest(), SILENT)
-    print(json.dumps({kind: measured[LEFT_OUT:] for kind, measured in times.items()}))
+    print(json.dumps({kind: measured[LEFT_OUT:-1] for kind, measured in times.items()}))
     sys.stdout.flush()
     os._exit(0)
 
@@ -187,7 +193,7 @@ def bare_loop(config: Any, rank: int) -> Iterator[None]:
     from ptool.formats.packed import PackedDataset
     from ptool.models.decoder import Decoder
 
-    world, (short, phase) = config.parallel.ranks, config.phase
+    world, (short, phase, after) = config.parallel.ranks, config.phase
     micro = phase.micro_rows
     split = PackedDataset.open(Path(config.data.packed[0])).train
     rows = split.rows(np.arange(rank * micro, (rank + 1) * micro))
@@ -198,7 +204,8 @@ def bare_loop(config: Any, rank: int) -> Iterator[None]:
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
     model: Any = torch.nn.parallel.DistributedDataParallel(decoder) if world > 1 else decoder
-    for count, rows_of in [(1, short.micro_rows), *[(phase.accumulation(world), micro)] * phase.steps]:
+    measured = [(phase.accumulation(world), micro)] * phase.steps
+    for count, rows_of in [(1, short.micro_rows), *measured, (1, after.micro_rows)]:
         yield
         loss = 0.0
         for number in range(count):
@@ -213,10 +220,10 @@ def bare_loop(config: Any, rank: int) -> Iterator[None]:
 
 
 def stall(run: Path) -> float:
-    """Seconds that the run stood still for a checkpoint: of the last save that its ledger tells of."""
+    """Seconds that the run stood still for the checkpoint in its middle, as its ledger tells."""
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    last = [event for event in events if event["event"] == "save"][-1]
-    return float(last.get("stall_seconds", last.get("seconds", float("nan"))))
+    middle = [event for event in events if event["event"] == "save"][1]
+    return float(middle["stall_seconds"])
 
 
 def make_packed(folder: Path, seq_len: int, vocab_size: int, rows: int = 256) -> Path:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.resolver import RULES, Resolver
 from ptool.dedup.signatures import Description, band_keys, describe
+from ptool.dedup.similarity import jaccard, spread_out
 from ptool.dedup.walk import KEPT
 from ptool.text.batch import Batch
 from tests.dedup.reference import Outcome, Verdict, dedup_signatures, dedup_texts, mutated_texts
@@ -182,3 +183,10 @@ def test_an_index_stays_below_its_bytes_a_document_while_it_grows(verify: Any, b
         resolver.resolve(described(signatures, config, np.arange(first, first + 500)))
         if first > 20_000:  # below, the least a column grows by (64 KiB) counts
             assert resolver.num_bytes / resolver.num_kept < bound
+
+
+def test_similarity_equal_to_the_threshold_is_not_below_it() -> None:
+    few, many = np.arange(8, dtype=np.uint32), np.arange(10, dtype=np.uint32)
+    for one, other in ((few, many), (many, few)):
+        spread = spread_out(one, np.zeros(16, dtype=np.uint32))
+        assert jaccard(one, spread, other, 0.8) == 0.8

@@ -9,9 +9,10 @@ import pytest
 
 from ptool.errors import UsageError
 from ptool.training.changing import Change, change_plan
-from ptool.training.config import RunConfig, as_tables
+from ptool.training.config import RunConfig
 from ptool.training.course import Course
 from ptool.training.resolving import DataFacts, check
+from ptool.training.settings_text import as_tables
 from tests.training.plans import facts, folder, resolved
 
 TWO = facts(folder("web"), folder("code"))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptool.training.config import from_toml
 from ptool.training.corpus import open_corpus
 from ptool.training.data import advance
+from ptool.training.settings_text import from_toml
 from tests.training import tiny
 
 PHASES = """

@@ -12,10 +12,11 @@ import pytest
 
 from ptool.errors import InputError
 from ptool.training import spikes
-from ptool.training.config import RunConfig, Spike, to_toml
+from ptool.training.config import RunConfig, Spike
 from ptool.training.course import Course
 from ptool.training.history import Metrics, StepRecord
 from ptool.training.replay import replay, tried_batches
+from ptool.training.settings_text import to_toml
 from ptool.training.spikes import Action, Decision, Observation, Window
 from tests.training import plans, tiny
 

@@ -162,10 +162,10 @@ def plain_torch_losses(base: Path, run: Path, steps: int) -> list[tuple[float, f
     import torch
 
     from ptool.models.decoder import Decoder
-    from ptool.training import config
     from ptool.training.corpus import open_corpus
+    from ptool.training.settings_text import from_toml
 
-    settings = config.from_toml(run / "config.toml")
+    settings = from_toml(run / "config.toml")
     corpus = open_corpus(settings)
     model = Decoder(settings.model_config, seed=0)
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embedding" not in name]

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from ptool.errors import UsageError
 from ptool.models.config import ModelConfig
-from ptool.training import config as configs
-from ptool.training.config import as_tables, from_toml, settings, to_toml
 from ptool.training.phases import FolderFacts
 from ptool.training.resolving import DataFacts, MachineFacts, check, overlay, parse_setting, resolve, settings_table
+from ptool.training.settings_text import as_tables, from_toml, settings, to_toml, toml_value
 from tests.training import plans
 
 FOLDER = FolderFacts(
@@ -145,7 +144,7 @@ def test_a_resolved_configuration_is_read_back_from_its_toml(tmp_path):
 
 @given(st.text())
 def test_any_path_survives_the_toml(text):
-    assert tomllib.loads(f"x = {configs.toml_value(text)}")["x"] == text
+    assert tomllib.loads(f"x = {toml_value(text)}")["x"] == text
 
 
 def test_every_setting_has_a_meaning_for_the_manual():
