@@ -220,27 +220,6 @@ class Engine:
         self._engine.train()
         return losses.float()
 
-    def weights(self) -> dict[str, torch.Tensor] | None:
-        """The whole model's fp32 weights by name, on the CPU: on rank 0, None elsewhere. An update may change them.
-
-        At ZeRO-3 and in bf16 each parameter's fp32 master is gathered in turn, so a rank holds one at a time besides
-        rank 0's copy.
-        """
-        module = self._engine.module
-        is_writer = torch.distributed.get_rank() == 0
-        if self.spec.zero < 3 and (self.spec.precision == "fp32" or self.spec.zero == 0):
-            if not is_writer:
-                return None
-            return {name: p.detach().to("cpu", torch.float32) for name, p in module.named_parameters()}
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        gathered = {}
-        for name, parameter in module.named_parameters():
-            value = safe_get_full_fp32_param(parameter)
-            if is_writer:
-                gathered[name] = value.detach().to("cpu", torch.float32).clone()
-        return gathered if is_writer else None
-
 
 def _deepspeed_config(spec: EngineSpec, num_parameters: int) -> dict[str, Any]:
     bucket = max(MIN_BUCKET_ELEMENTS, min(num_parameters, MAX_BUCKET_ELEMENTS))

@@ -101,7 +101,7 @@ def step(engine: Engine, *, accept: bool = True, normaliser: float = ROWS * LENG
 
 
 def copy(engine: Engine) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in (engine.weights() or {}).items()}
+    return {name: tensor.clone() for name, tensor in engine.state.held()["weights"].items()}
 
 
 def refused(optimizer: str, zero: int, precision: str) -> dict[str, Any]:
