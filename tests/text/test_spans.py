@@ -213,6 +213,16 @@ def test_spans_alone_are_those_of_measured_words(texts: list[str]) -> None:
         assert doc_offsets.tolist() == words.doc_offsets.tolist()
 
 
+@pytest.mark.parametrize(
+    "text", ["a" * 29 + "世" + "b" * 40, "a" * 29 + "世" + " b" * 20, "one\x1ftwo\x1cthree\x0bfour " * 4]
+)
+def test_pieces_of_ascii_end_an_ideograph_and_know_all_white_space(text: str) -> None:
+    batch = Batch.from_texts([text])
+    spans, _ = word_spans(*columns_of(batch))
+    found = [batch.text[start:end].tobytes().decode() for start, end in spans.tolist()]
+    assert found == text.replace("世", " 世 ").split()
+
+
 def columns_of(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     return batch.text, batch.offsets
 
