@@ -1,0 +1,94 @@
+"""What a call would do, before anything is done: the data is held to its digest, and repeats are found."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ptool.errors import InputError, UsageError
+from ptool.formats.packed import PackedDataset
+from ptool.formats.packed_writer import write_packed
+from ptool.training.planning import Plan, plan_resume, plan_train
+from ptool.training.resolving import check
+from ptool.training.settings_text import to_toml
+from tests.training import tiny
+
+SMALL = check(
+    {"model": {"layers": 1, "hidden": 32, "heads": 2}, "batch": {"tokens": 256}, "parallel": {"device": "cpu"}}
+)
+
+
+def pack(folder: Path, first: int, count: int) -> Path:
+    """Documents `first` and following."""
+    documents = list(tiny.documents(first + count))[first:]
+    write_packed(folder, iter(documents), seq_len=tiny.SEQ_LEN, vocab_size=tiny.VOCAB, eod_id=0)
+    return folder
+
+
+def phases(*mixes: dict[str, float]) -> dict[str, object]:
+    return {**SMALL, **check({"phase": [{"tokens": 2048, "mix": mix} for mix in mixes]})}
+
+
+def begun(plan: Plan) -> Path:
+    """A run folder as it stands when training begins."""
+    plan.run.mkdir()
+    (plan.run / "config.toml").write_text(to_toml(plan.config))
+    return plan.run
+
+
+def test_changed_data_is_refused_unless_it_is_allowed_and_then_recorded(tmp_path):
+    web = pack(tmp_path / "web", 0, 80)
+    run = begun(plan_train([web], SMALL, tmp_path / "run"))
+    assert plan_resume(run).changes == ()
+    shutil.rmtree(web)
+    with pytest.raises(InputError, match="is gone"):
+        plan_resume(run)
+    pack(web, 100, 90)
+    with pytest.raises(InputError, match="--allow-data-change"):
+        plan_resume(run)
+    allowed = plan_resume(run, allow_data_change=True)
+    assert [change.setting for change in allowed.changes] == ["data"]
+    assert (
+        allowed.config.data.fingerprints != plan_train([pack(tmp_path / "other", 0, 80)], SMALL, run / "x").config.data
+    )
+    assert "other data" in allowed.changes[0].meaning
+
+
+def test_a_document_in_the_folders_of_two_phases_is_refused_unless_it_is_allowed(tmp_path):
+    one, other = pack(tmp_path / "one", 0, 80), pack(tmp_path / "other", 79, 80)
+    apart = phases({"one": 1.0}, {"other": 1.0})
+    with pytest.raises(InputError, match="1 documents stand in the folders of two phases"):
+        plan_train([one, other], apart, tmp_path / "run")
+    allowed = {**apart, "data": {"allow_repeats": True}}
+    assert plan_train([one, other], allowed, tmp_path / "run").config.run.max_steps == 16
+    assert plan_train([one, other], phases({"one": 0.5, "other": 0.5}), tmp_path / "run").standing == "new"
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_come_again_in_a_later_phase_are_refused(tmp_path):
+    one, other = pack(tmp_path / "one", 0, 80), pack(tmp_path / "other", 100, 20)
+    with pytest.raises(InputError, match=r"taken [0-9.]+ times over the phases 1 and 2"):
+        plan_train([one, other], phases({"one": 0.5, "other": 0.5}, {"other": 1.0}), tmp_path / "run")
+
+
+def test_folders_of_different_tokenizers_are_refused(tmp_path):
+    one = pack(tmp_path / "one", 0, 20)
+    other = pack(tmp_path / "other", 30, 20)
+    manifest = (other / "manifest.json").read_text()
+    assert '"tokenizer_fingerprint":null' in manifest
+    (other / "manifest.json").write_text(
+        manifest.replace('"tokenizer_fingerprint":null', '"tokenizer_fingerprint":"sha256:1"')
+    )
+    with pytest.raises(InputError, match="different tokenizers"):
+        plan_train([one, other], SMALL, tmp_path / "run")
+
+
+def test_another_run_in_the_folder_is_named_by_what_differs(tmp_path):
+    web = pack(tmp_path / "web", 0, 80)
+    run = begun(plan_train([web], SMALL, tmp_path / "run"))
+    assert plan_train([web], SMALL, run).standing == "unfinished"
+    other = {**SMALL, "run": {"seed": 5}}
+    with pytest.raises(UsageError, match="run.seed is 0, not 5"):
+        plan_train([web], other, run)
