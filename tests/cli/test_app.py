@@ -193,7 +193,7 @@ def waiting(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 def test_a_signal_is_announced_and_leaves_nothing(
     tmp_path: Path, waiting: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
 ) -> None:
-    process = waiting()
+    process = waiting(preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))  # nohup leaves SIGHUP ignored
     process.send_signal(number)
     assert process.wait(20) == -number
     assert process.stderr is not None

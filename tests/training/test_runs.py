@@ -65,6 +65,7 @@ def killed_run(base: Path, zero: int, victims: str) -> Path:
     """A run of which `victims` were killed after its first checkpoint behind step 0."""
     folder = base / f"killed-{zero}"
     process = tiny.start(*arguments(base, zero), folder)
+    tiny.wait_until(lambda: len(tiny.kept_checkpoints(folder)) > 1, process)
     tiny.wait_until(lambda: len(tiny.lines(folder / "metrics.jsonl")) > EVERY, process)
     ranks = tiny.rank_pids(process.pid)
     for pid in {"launcher": [process.pid], "rank 0": ranks[:1], "rank 1": ranks[1:], "all": [process.pid, *ranks]}[
@@ -139,7 +140,7 @@ class Trap:
 
 
 def break_newest_checkpoint(folder: Path) -> None:
-    newest = max((folder / "checkpoints").glob("step_*"))
+    newest = folder / "checkpoints" / tiny.kept_checkpoints(folder)[-1]  # a kill may have left a step_*.tmp too
     file = newest / "moments_00001.safetensors"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
