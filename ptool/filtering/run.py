@@ -29,6 +29,7 @@ _WORKER_MODULES = (
     "ptool.text.lines",
     "ptool.text.counts",
     "ptool.text.repetition",
+    "ptool.text.packed_words",
     "ptool.text.line_edits",
 )
 

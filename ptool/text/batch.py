@@ -26,8 +26,9 @@ from ptool.formats.streams import Lines
 if TYPE_CHECKING:
     from ptool.text.lines import LineSpans
     from ptool.text.marks import Marks
+    from ptool.text.packed_words import PackedWords
     from ptool.text.profile import Profile
-    from ptool.text.repetition import PackedWords, Repeated
+    from ptool.text.repetition import Repeated
     from ptool.text.segments import Segments
     from ptool.text.words import Words
 
@@ -203,9 +204,12 @@ class Batch:
     @cached_property
     def packed_words(self) -> PackedWords:
         """The words end to end, for n-grams; made on first use."""
-        from ptool.text.repetition import pack_words
+        from ptool.text.packed_words import pack_marked, pack_words
 
-        packed = pack_words(self.words)
+        if not self.is_large or self.word_rule == "unicode":
+            packed = pack_words(self.words)
+        else:
+            packed = pack_marked(self.text, self.offsets, self.marks.starts, self.marks.spaces)
         if self.is_large:  # counting n-grams takes room: the bitmaps and spans are quickly made again
             for name in ("words", "marks", "text_lines"):
                 self.__dict__.pop(name, None)

@@ -66,15 +66,6 @@ def count_in(bits: Bits, offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
     return _count_in(bits, offsets)
 
 
-def characters_in(
-    marks: Marks, starts: npt.NDArray[np.signedinteger], ends: npt.NDArray[np.signedinteger]
-) -> npt.NDArray[np.int32]:
-    """int32[s]: characters of each span."""
-    chars = np.empty(len(starts), dtype=np.int32)
-    _characters_in(marks.leads, marks.before, starts, ends, chars)
-    return chars
-
-
 @kernel
 def _mark(
     text: npt.NDArray[np.uint8],
@@ -259,17 +250,3 @@ def _count_in(bits: npt.NDArray[np.uint64], offsets: npt.NDArray[np.int64]) -> n
     for document in range(len(counts)):
         counts[document] = ones_between(bits, offsets[document], offsets[document + 1])
     return counts
-
-
-@kernel
-def _characters_in(
-    leads: npt.NDArray[np.uint64],
-    before: npt.NDArray[np.int64],
-    starts: npt.NDArray[np.signedinteger],
-    ends: npt.NDArray[np.signedinteger],
-    chars: npt.NDArray[np.int32],
-) -> None:
-    for span in range(len(starts)):
-        chars[span] = characters_before(leads, before, int(ends[span])) - characters_before(
-            leads, before, int(starts[span])
-        )

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from ptool.text.batch import WordRule
 from ptool.text.characters import CJK, JOINING, SPACE, WORD_PART, word_flags
 from ptool.text.compiled import kernel
-from ptool.text.counts import count_distinct, sum_by_document
-from ptool.text.marks import Marks, any_between, characters_in, count_in, mark
+from ptool.text.counts import count_distinct
+from ptool.text.marks import Marks, any_between, characters_before, count_in, mark
 from ptool.text.spans import span_type
 from ptool.text.utf8 import character_at
 from ptool.text.vectors import first_one
@@ -54,11 +54,6 @@ class Words:
     marks: Marks
 
     @cached_property
-    def num_chars(self) -> npt.NDArray[np.int32]:
-        """int32[w]: code points of each word."""
-        return characters_in(self.marks, self.starts, self.ends)
-
-    @cached_property
     def flags(self) -> npt.NDArray[np.uint8]:
         """uint8[w]: HAS_LETTER, HAS_TEXT, HAS_CJK."""
         return _flags(self.starts, self.ends, self.marks.letters, self.marks.plain, self.marks.cjk)
@@ -71,21 +66,23 @@ class Words:
     @cached_property
     def num_with_letters(self) -> npt.NDArray[np.int64]:
         """int64[n]: words with at least one letter."""
-        return sum_by_document(self.flags & HAS_LETTER != 0, self.doc_offsets)
+        return _num_with(self.flags, self.doc_offsets, HAS_LETTER)
 
     @cached_property
     def num_with_text(self) -> npt.NDArray[np.int64]:
         """int64[n]: words with at least one character that is no symbol."""
-        return sum_by_document(self.flags & HAS_TEXT != 0, self.doc_offsets)
+        return _num_with(self.flags, self.doc_offsets, HAS_TEXT)
 
     @cached_property
     def chars_with_text(self) -> npt.NDArray[np.int64]:
         """int64[n]: code points of the words counted by `num_with_text`."""
-        return sum_by_document(self.num_chars * (self.flags & HAS_TEXT != 0), self.doc_offsets)
+        spans = self.starts, self.ends, self.doc_offsets
+        return _chars_with(self.marks.leads, self.marks.before, *spans, self.flags, HAS_TEXT)
 
     def num_short(self, length: int) -> npt.NDArray[np.int64]:
         """int64[n]: words of at most `length` code points without ideographs and kana."""
-        return sum_by_document((self.num_chars <= length) & (self.flags & HAS_CJK == 0), self.doc_offsets)
+        spans = self.starts, self.ends, self.doc_offsets
+        return _num_short(self.marks.leads, self.marks.before, *spans, self.flags, length)
 
     def num_distinct(self, wanted: Iterable[str]) -> npt.NDArray[np.int64]:
         """int64[n]: how many of the words `wanted` each document has at least once; case counts."""
@@ -171,6 +168,64 @@ def _flags(
             | (HAS_CJK if any_between(cjk, start, end) else 0)
         )
     return flags
+
+
+@kernel
+def _num_with(flags: npt.NDArray[np.uint8], doc_offsets: npt.NDArray[np.int64], flag: int) -> npt.NDArray[np.int64]:
+    """Words of each document with a flag."""
+    found = np.zeros(len(doc_offsets) - 1, dtype=np.int64)
+    for document in range(len(found)):
+        for word in range(doc_offsets[document], doc_offsets[document + 1]):
+            found[document] += flags[word] & flag != 0
+    return found
+
+
+@kernel
+def _chars_with(
+    leads: npt.NDArray[np.uint64],
+    before: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.signedinteger],
+    ends: npt.NDArray[np.signedinteger],
+    doc_offsets: npt.NDArray[np.int64],
+    flags: npt.NDArray[np.uint8],
+    flag: int,
+) -> npt.NDArray[np.int64]:
+    """Characters of the words of each document that have a flag."""
+    found = np.zeros(len(doc_offsets) - 1, dtype=np.int64)
+    for document in range(len(found)):
+        for word in range(doc_offsets[document], doc_offsets[document + 1]):
+            found[document] += (flags[word] & flag != 0) * _num_chars(leads, before, starts, ends, word)
+    return found
+
+
+@kernel
+def _num_short(
+    leads: npt.NDArray[np.uint64],
+    before: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.signedinteger],
+    ends: npt.NDArray[np.signedinteger],
+    doc_offsets: npt.NDArray[np.int64],
+    flags: npt.NDArray[np.uint8],
+    length: int,
+) -> npt.NDArray[np.int64]:
+    found = np.zeros(len(doc_offsets) - 1, dtype=np.int64)
+    for document in range(len(found)):
+        for word in range(doc_offsets[document], doc_offsets[document + 1]):
+            is_short = _num_chars(leads, before, starts, ends, word) <= length
+            found[document] += is_short & (flags[word] & HAS_CJK == 0)
+    return found
+
+
+@kernel
+def _num_chars(
+    leads: npt.NDArray[np.uint64],
+    before: npt.NDArray[np.int64],
+    starts: npt.NDArray[np.signedinteger],
+    ends: npt.NDArray[np.signedinteger],
+    word: int,
+) -> int:
+    end = characters_before(leads, before, int(ends[word]))
+    return end - characters_before(leads, before, int(starts[word]))
 
 
 @kernel

@@ -6,6 +6,7 @@ import itertools
 import re
 import unicodedata
 from collections import Counter
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -13,16 +14,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ptool.text import kinds
-from ptool.text.batch import Batch, columns_of
+from ptool.text import kinds, long_documents, packed_words
+from ptool.text.batch import Batch, WordRule, columns_of
 from ptool.text.line_edits import differ, edit_lines, strip_edges
 from ptool.text.line_shapes import look_like_logs, look_like_rows
 from ptool.text.phrases import count_lines_with
-from ptool.text.repetition import pack_words, repeated_segments
+from ptool.text.repetition import repeated_segments
 from ptool.text.rewriting import json_strings
 from ptool.text.segments import Segments, paragraphs, runs_of_lines
 from ptool.text.sentences import count_sentences
-from ptool.text.words import split_words
 
 PIECES = [
     "\n", "\n", "\n\n", " ", "\t", "\r\n", "\u2028", "\x85", "\x00", "a", "b", "ab", "É", "中", "文。",
@@ -112,7 +112,7 @@ def find_all_duplicate(words: list[str], n: int) -> int:
 def test_ngrams_longer_than_the_known_powers_and_many_documents() -> None:
     texts = ["x" * 3000 + " y " + "x" * 3000 + " y", "a b " * 5000, "", "one"] * 3
     batch = Batch.from_texts(texts)
-    packed = pack_words(split_words(batch.text, batch.offsets))
+    packed = batch.packed_words
     assert packed.repeated_ngram_chars(2).tolist() == [find_all_duplicate(text.split(), 2) for text in texts]
     assert packed.top_ngram_chars(2).tolist()[:4] == [2 * 3002, 5000 * 3, 0, 0]
 
@@ -282,6 +282,52 @@ def test_ngrams_of_long_texts_equal_datatroves_functions(texts: list[str], n: in
         expected = Counter(ngrams).most_common(1)[0] if ngrams else ("", 0)
         assert repeated[document] == find_all_duplicate(words, n)
         assert top[document] == len(expected[0]) * expected[1]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(few_words | long_texts | nasty, max_size=4),
+    st.integers(1, 11),
+    st.sampled_from([1 << 4, 1 << 10]),
+    st.integers(6, 12),
+    st.integers(1, 20),
+)
+@example(["a aa aa a a aa"], 2, 16, 6, 3)  # equal letters, different words
+def test_ngrams_of_long_documents_are_counted_the_same(
+    texts: list[str], n: int, slots: int, bits: int, at_once: int
+) -> None:
+    packed = Batch.from_texts(texts, word_rule="whitespace").packed_words
+    columns = packed.text, packed.starts, packed.doc_offsets
+    tops = long_documents.top_ngrams(*columns, n, slots=slots)
+    repeated = long_documents.repeated_ngrams(*columns, n, filter_bits=bits, at_once=at_once)
+    assert tops.tolist() == packed.top_ngram_chars(n).tolist()
+    assert repeated.tolist() == packed.repeated_ngram_chars(n).tolist()
+
+
+@pytest.mark.parametrize("most_words", [0, 1 << 22])
+def test_long_documents_are_those_of_more_words(monkeypatch: pytest.MonkeyPatch, most_words: int) -> None:
+    counted: list[int] = []
+    monkeypatch.setattr(packed_words, "_MOST_WORDS", most_words)
+    monkeypatch.setattr(long_documents, "top_ngrams", lambda *columns: counted.append(columns[-1]))
+    monkeypatch.setattr(long_documents, "repeated_ngrams", lambda *columns: counted.append(columns[-1]))
+    packed = Batch.from_texts(["a b a b a b"]).packed_words
+    packed.top_ngram_chars(2)
+    packed.repeated_ngram_chars(5)
+    assert counted == ([2, 5] if most_words == 0 else [])
+
+
+@given(texts_of, st.sampled_from(get_args(WordRule)))
+def test_packed_words_are_the_words_end_to_end(texts: list[str], rule: WordRule) -> None:
+    batch = Batch.from_texts(texts, word_rule=rule)
+    words = batch.words
+    spans = list(zip(words.starts.tolist(), words.ends.tolist(), strict=True))
+    ways = [packed_words.pack_words(words)]
+    if rule != "unicode":
+        ways.append(packed_words.pack_marked(batch.text, batch.offsets, batch.marks.starts, batch.marks.spaces))
+    for packed in ways:
+        assert packed.text[: packed.starts[-1]].tobytes() == b"".join(batch.text[a:b].tobytes() for a, b in spans)
+        assert np.diff(packed.starts).tolist() == [b - a for a, b in spans]
+        assert packed.doc_offsets.tolist() == words.doc_offsets.tolist()
 
 
 @settings(deadline=None)

@@ -68,9 +68,7 @@ def test_words_equal_their_twin(rule: WordRule, texts: list[str]) -> None:
     for document, text in enumerate(texts):
         expected = twin_words(text, rule)
         assert Batch.from_texts(texts, word_rule=rule).num_words[document] == len(expected)
-        first, last = batch.words.doc_offsets[document : document + 2]
         assert spans(batch, batch.words, document) == expected
-        assert batch.words.num_chars[first:last].tolist() == [len(word) for word in expected]
 
 
 @given(many_texts)
