@@ -74,8 +74,9 @@ shutil.rmtree = counted(shutil.rmtree, lambda path, *_, **__: str(path))
 class Stage:
     """The runs of one ZeRO stage."""
 
-    def __init__(self, base: Path, zero: int, rng: random.Random) -> None:
+    def __init__(self, base: Path, zero: int, rng: random.Random, one_by_one: int) -> None:
         self.base, self.zero, self.rng = base, zero, rng
+        self.one_by_one = one_by_one
         self.unbroken = self.whole("unbroken")
 
     def command(self, *more: str) -> list[str]:
@@ -123,6 +124,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--zero", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--only", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
+    parser.add_argument("--one-by-one", type=int, default=8, help="file operations of a save that are all cut")
     chosen = parser.parse_args()
     failures = 0
     print(f"{'stage':>5}  {'what':<10} {'result':<7} {'s':>5}  note")
@@ -140,7 +142,7 @@ def main() -> int:
             holdout=lambda name: name.endswith("0"),
         )
         for zero in chosen.zero:
-            stage = Stage(base, zero, random.Random(chosen.seed * 10 + zero))
+            stage = Stage(base, zero, random.Random(chosen.seed * 10 + zero), chosen.one_by_one)
             for scenario in chosen.only:
                 started = time.monotonic()
                 try:
@@ -173,8 +175,8 @@ def save(stage: Stage) -> str:
             same(stage.resumed(folder), stage.unbroken)
             shutil.rmtree(folder)
             kills += 1
-            at += 0 if at < 12 else 4  # the first saves one by one, then some of those that rotate
-    check(kills >= 15, f"only {kills} kills happened")
+            at += 0 if at < stage.one_by_one else 19  # the first save one by one, then some of those that rotate
+    check(kills >= 12, f"only {kills} kills happened")
     return f"SIGTERM in a save; {kills} kills before one operation each"
 
 
