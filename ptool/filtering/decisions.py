@@ -101,7 +101,7 @@ class Decided(msgspec.Struct, frozen=True):
 def judge(batch: Batch, recipe: Recipe) -> Verdicts:
     """Measure every document by every step."""
     if recipe.edits:
-        from ptool.text.line_edits import differ  # numba starts with the first measurement
+        from ptool.text.whole_texts import differ  # numba starts with the first measurement
     failed = np.full(len(batch), -1, dtype=np.int64)
     values = np.full((len(recipe.steps), len(batch)), np.nan, dtype=np.float64)
     outside = np.zeros(values.shape, dtype=np.bool_)

@@ -31,11 +31,11 @@ import msgspec
 from ptool import plugins
 from ptool.errors import UsageError
 from ptool.filtering.protocol import Edit, Rule
+from ptool.filtering.rule_text import BOUNDS, FIELD, NO_BOUND, parse_rule
 from ptool.formats.manifests import Manifest, decode_manifest
 from ptool.formats.streams import read_trailer
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import WordRule
-from ptool.units import parse_count, parse_fraction, parse_number
 
 RULES = "ptool.filtering.rules"
 ASKED = "ptool.filtering.asked"
@@ -43,12 +43,8 @@ ASKED = "ptool.filtering.asked"
 EDITS = "ptool.filtering.edits"
 PRESETS = "ptool.filtering.presets"
 DEFAULT_PRESET = "gopher-quality"
-NO_BOUND = "none"
 
 Kind = TypeVar("Kind", Rule, Edit)
-
-_BOUNDS = ("min", "max")
-_FIELD = "field:"
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -61,7 +57,7 @@ class Step(msgspec.Struct, frozen=True):
         """The step as a recipe file has it, every bound and parameter spelled out."""
         default = _new_rule(self.name)
         config: dict[str, Any] = {"rule": self.name}
-        for side in _BOUNDS:
+        for side in BOUNDS:
             bound = getattr(self.rule.accept, side)
             if bound is not None or getattr(default.accept, side) is not None:
                 config[side] = NO_BOUND if bound is None else bound
@@ -120,8 +116,8 @@ def edit_names() -> list[str]:
 @cache
 def load_rule(name: str) -> type[Rule]:
     """The rule called `name`. Raises UsageError with the nearest name and the valid ones."""
-    if name.startswith(_FIELD):
-        name = _FIELD[:-1]
+    if name.startswith(FIELD):
+        name = FIELD[:-1]
     if name in plugins.names(ASKED):
         return _only(plugins.load(ASKED, name, kind="rule"), Rule)
     return _only(plugins.load(RULES, name, kind="rule"), Rule)
@@ -147,13 +143,13 @@ def _only(module: ModuleType, kind: type[Kind]) -> type[Kind]:
 def _new_rule(name: str) -> Rule:
     """The rule with its defaults; the rule of a field knows its field."""
     kind = load_rule(name)
-    given: dict[str, Any] = {"field": name.removeprefix(_FIELD)} if name.startswith(_FIELD) else {}
+    given: dict[str, Any] = {"field": name.removeprefix(FIELD)} if name.startswith(FIELD) else {}
     return kind(**given)
 
 
 def _implied(name: str) -> set[str]:
     """Parameters that the name says already."""
-    return {"field"} if name.startswith(_FIELD) else set()
+    return {"field"} if name.startswith(FIELD) else set()
 
 
 def _spelled_out(step: Rule | Edit, hidden: set[str]) -> dict[str, Any]:
@@ -278,7 +274,7 @@ def with_rules(recipe: Recipe | None, texts: Sequence[str]) -> Recipe:
     """
     steps = list(recipe.steps) if recipe is not None else []
     for text in texts:
-        name, values = _parse_rule(text)
+        name, values = parse_rule(text)
         where = f"--rule {text}"
         at = [index for index, step in enumerate(steps) if step.name == name]
         if not at:
@@ -300,7 +296,7 @@ def make_rule(name: str, **values: Any) -> Step:
 
 
 def _read_step(table: Mapping[str, Any], where: str) -> Step | EditStep:
-    values = {key if key in _BOUNDS else key.replace("-", "_"): value for key, value in table.items()}
+    values = {key if key in BOUNDS else key.replace("-", "_"): value for key, value in table.items()}
     if "edit" in values and "rule" not in values:
         name = values.pop("edit")
         if not isinstance(name, str):
@@ -318,9 +314,9 @@ def _changed(rule: Rule, values: Mapping[str, Any], where: str, name: str) -> Ru
     parameters = [field.name for field in msgspec.structs.fields(rule) if field.name not in {"accept", *implied}]
     shown = [parameter.replace("_", "-") for parameter in parameters]
     for key in values:
-        if key not in (*_BOUNDS, *parameters):
-            raise plugins.unknown(f"parameter of {name}", key, (*_BOUNDS, *shown))
-    bounds = {side: values.get(side, getattr(rule.accept, side)) for side in _BOUNDS}
+        if key not in (*BOUNDS, *parameters):
+            raise plugins.unknown(f"parameter of {name}", key, (*BOUNDS, *shown))
+    bounds = {side: values.get(side, getattr(rule.accept, side)) for side in BOUNDS}
     table = {
         **{key: getattr(rule, key) for key in implied},
         **{key: values.get(key, getattr(rule, key)) for key in parameters},
@@ -342,43 +338,3 @@ def _changed_edit(edit: Edit, values: Mapping[str, Any], where: str, name: str) 
         return msgspec.convert({**msgspec.to_builtins(edit), **values}, type(edit))
     except msgspec.ValidationError as error:
         raise UsageError(str(error), where=where) from error
-
-
-def _parse_rule(text: str) -> tuple[str, dict[str, Any]]:
-    """Name and values of `NAME[:PARAMETER=VALUE,...]`; the rule of a field is `field:NAME`."""
-    is_field = text.startswith(_FIELD)
-    name, _, rest = text.removeprefix(_FIELD).partition(":")
-    if is_field:
-        if not name or not all(name.split(".")):
-            raise UsageError(f"--rule {text} names no field", hint="for example --rule field:toxicity:max=0.5")
-        name = _FIELD + name
-    values: dict[str, Any] = {}
-    for pair in rest.split(",") if rest else []:
-        key, equals, value = pair.partition("=")
-        key = key.replace("-", "_")
-        if not equals or not value:
-            raise UsageError(f"'{pair}' is not PARAMETER=VALUE", hint=f"for example --rule {name}:min=0.5,max=10")
-        if key in values:
-            raise UsageError(f"'{key}' is given twice in --rule {text}", hint="give it once")
-        if key == "keep_fraction":
-            values[key] = parse_fraction(value)
-        else:
-            values[key] = _parse_bound(value, signed=is_field) if key in _BOUNDS else value
-    return name, values
-
-
-def _parse_bound(text: str, *, signed: bool) -> float | str:
-    """A bound as people type it: `0.3`, `30%`, `100_000`, `100k`, or `none`; a field's may be negative."""
-    if text == NO_BOUND:
-        return text
-    if signed and text.startswith("-"):
-        return -_parse_number(text[1:])
-    return _parse_number(text)
-
-
-def _parse_number(text: str) -> float:
-    if text.endswith("%"):
-        return parse_fraction(text)
-    if text[-1:] in tuple("KMBTkmbt"):
-        return float(parse_count(text))
-    return parse_number(text)

@@ -31,6 +31,7 @@ _WORKER_MODULES = (
     "ptool.text.repetition",
     "ptool.text.packed_words",
     "ptool.text.line_edits",
+    "ptool.text.whole_texts",
 )
 
 

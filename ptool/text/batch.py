@@ -11,7 +11,6 @@ without an id has `"id":"<file>#<line>",` spliced in after its opening brace.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from ptool.errors import UsageError
 from ptool.formats.streams import Lines
+from ptool.text.document_lines import document_decoder, is_utf8, lines_of, splice_start, string_or_none, why_bad
 
 if TYPE_CHECKING:
     from ptool.text.lines import LineSpans
@@ -46,8 +46,6 @@ _DERIVED = (
 _LARGE = 16 << 20  # bytes of text; batches are of 4 MiB, unless a document is longer
 
 _JSON_WHITESPACE = b" \t\r\n"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NO_SOURCE = msgspec.Raw(b"null")
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -275,9 +273,9 @@ class Batch:
 def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk") -> tuple[Batch, list[BadLine]]:
     """Documents and bad lines among `lines`, each in input order. Blank lines are neither."""
     keys = keys or Keys()
-    read = _document_decoder(keys).decode
-    is_utf8 = _is_utf8(lines.data)
-    splice_start = _splice_start(keys, lines.origin)
+    read = document_decoder(keys).decode
+    all_utf8 = is_utf8(lines.data)
+    spliced = splice_start(keys, lines.origin)
     pieces: list[bytes] = []
     texts: list[bytes] = []
     ids: list[str] = []
@@ -286,25 +284,25 @@ def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk
     bad: list[BadLine] = []
     known_sources: dict[bytes, str | None] = {}
     changed = not lines.data.endswith(b"\n")  # or a line was left out, or got an id
-    for number, line in enumerate(_split(lines.data), start=lines.first_number):
+    for number, line in enumerate(lines_of(lines.data), start=lines.first_number):
         try:
-            if not is_utf8:
+            if not all_utf8:
                 line.decode()  # msgspec does not look into the fields it skips
             document = read(line)
             raw_source = bytes(document.source)
             if raw_source not in known_sources:
-                known_sources[raw_source] = _string_or_none(raw_source)
+                known_sources[raw_source] = string_or_none(raw_source)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             changed = True
             if line.strip(_JSON_WHITESPACE):
-                bad.append(BadLine(number=number, raw=line, message=_why_bad(line, keys, error)))
+                bad.append(BadLine(number=number, raw=line, message=why_bad(line, keys, error)))
             continue
         identity = document.id
         if identity is None:
             identity = f"{lines.origin}#{number}"
             changed = True
             brace = line.index(b"{") + 1
-            line = b"".join((line[:brace], splice_start, str(number).encode(), b'",', line[brace:]))
+            line = b"".join((line[:brace], spliced, str(number).encode(), b'",', line[brace:]))
         pieces.append(line)
         texts.append(document.text.encode())
         ids.append(identity)
@@ -325,50 +323,6 @@ def decode(lines: Lines, keys: Keys | None = None, *, word_rule: WordRule = "cjk
     return batch, bad
 
 
-_decoders: dict[Keys, msgspec.json.Decoder[Any]] = {}
-
-
-def _document_decoder(keys: Keys) -> msgspec.json.Decoder[Any]:
-    """A typed decoder of the three fields; all others are checked and skipped."""
-    if keys not in _decoders:
-        # None stands for a missing id alone: an id that is null is refused as no string.
-        document = msgspec.defstruct(
-            "Document",
-            [("text", str), ("id", str, None), ("source", msgspec.Raw, _NO_SOURCE)],
-            rename={"text": keys.text, "id": keys.id, "source": keys.source},
-            gc=False,
-        )
-        _decoders[keys] = msgspec.json.Decoder(document)
-    return _decoders[keys]
-
-
-def _split(data: bytes) -> list[bytes]:
-    lines = data.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    return lines
-
-
-def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _string_or_none(raw: bytes) -> str | None:
-    return msgspec.json.decode(raw, type=str) if raw.startswith(b'"') else None
-
-
-def _splice_start(keys: Keys, origin: str) -> bytes:
-    # A file name that is no UTF-8 arrives with surrogates, which JSON must not have.
-    name = origin.encode("utf-8", "backslashreplace").decode()
-    return msgspec.json.encode(keys.id) + b":" + msgspec.json.encode(f"{name}#")[:-1]
-
-
 def columns_of(texts: Sequence[bytes]) -> Columns:
     """Texts (UTF-8) as columns."""
     return np.frombuffer(b"".join(texts), dtype=np.uint8), _offsets([len(text) for text in texts])
@@ -378,48 +332,3 @@ def _offsets(lengths: list[int]) -> npt.NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(np.array(lengths, dtype=np.int64), out=offsets[1:])
     return offsets
-
-
-def _why_bad(line: bytes, keys: Keys, error: Exception) -> str:
-    """One clause for a person; runs for bad lines only."""
-    try:
-        line.decode()
-    except UnicodeDecodeError as broken:
-        return f"invalid UTF-8 at byte {broken.start + 1} of the line"
-    if line.startswith(_BYTE_ORDER_MARK):
-        return "a byte order mark before the document"
-    if isinstance(error, msgspec.ValidationError):
-        return _why_no_document(line, keys)
-    if isinstance(error, RecursionError):
-        return "not JSON that can be read: nested too deeply"
-    if _has_lone_surrogate(line):
-        return "a lone surrogate: half of a \\u pair, which is no character"
-    return f"not JSON: {str(error).removeprefix('JSON is malformed: ')}"
-
-
-def _why_no_document(line: bytes, keys: Keys) -> str:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return "not a document"
-    if not isinstance(found, dict):
-        return f"not a JSON object but {_kind(found)}"
-    if keys.text not in found:
-        return f"no text: the field '{keys.text}' is missing"
-    wrong = keys.text if not isinstance(found[keys.text], str) else keys.id
-    return f"the field '{wrong}' is {_kind(found.get(wrong))}, not a string"
-
-
-def _has_lone_surrogate(line: bytes) -> bool:
-    try:
-        json.dumps(json.loads(line), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return True
-    except (ValueError, RecursionError):
-        return False
-    return False
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

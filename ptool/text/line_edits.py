@@ -1,4 +1,4 @@
-r"""C4's editing of lines, and other edits of whole buffers: text in, text out, one pass.
+r"""C4's editing of lines: text in, text out, one pass.
 
 `edit_lines` is the line part of C4 (Raffel et al. 2020, section 2.2) in the reading of datatrove 0.10.1
 (C4QualityFilter), which follows the original code: lines are those of `str.splitlines()`, stripped; one goes if it has
@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ptool.text.characters import SPACE, character_flags
 from ptool.text.compiled import kernel
 from ptool.text.kinds import DIGIT, character_kinds
 from ptool.text.lines import LineSpans
@@ -87,25 +86,6 @@ def edit_lines(
         offsets,
     )  # fmt: skip
     return out[:size], offsets
-
-
-def strip_edges(text: Column, offsets: Offsets) -> tuple[Column, Offsets]:
-    """`str.strip` of n texts; the same arrays where nothing is to be stripped."""
-    spans = _edges(text, offsets, character_flags())
-    if np.array_equal(spans[0], offsets[:-1]) and np.array_equal(spans[1], offsets[1:]):
-        return text, offsets
-    out = np.empty_like(text)
-    stripped = np.zeros_like(offsets)
-    np.cumsum(spans[1] - spans[0], out=stripped[1:])
-    _copy_spans(text, spans, out)
-    return out[: stripped[-1]], stripped
-
-
-def differ(text: Column, offsets: Offsets, other: Column, other_offsets: Offsets) -> npt.NDArray[np.bool_]:
-    """bool[n]: which of n texts are not the same bytes in both buffers."""
-    if text is other and offsets is other_offsets:
-        return np.zeros(len(offsets) - 1, dtype=np.bool_)
-    return _differ(text, offsets, other, other_offsets)
 
 
 @kernel
@@ -329,51 +309,3 @@ def _phrase_at(out: Column, position: int, stop: int, letters: Column, first: in
         else:
             return False
     return True
-
-
-@kernel
-def _edges(text: Column, offsets: Offsets, table: Column) -> npt.NDArray[np.int64]:
-    spans = np.empty((2, len(offsets) - 1), dtype=np.int64)
-    for document in range(len(offsets) - 1):
-        start = offsets[document]
-        stop = offsets[document + 1]
-        while start < stop:
-            code, size = character_at(text, start)
-            if not table[code] & SPACE:
-                break
-            start += size
-        while stop > start:
-            last = stop - 1
-            while text[last] & 0xC0 == 0x80:
-                last -= 1
-            code, _ = character_at(text, last)
-            if not table[code] & SPACE:
-                break
-            stop = last
-        spans[0, document] = start
-        spans[1, document] = stop
-    return spans
-
-
-@kernel
-def _copy_spans(text: Column, spans: npt.NDArray[np.int64], out: Column) -> None:
-    end = 0
-    for span in range(spans.shape[1]):
-        for position in range(spans[0, span], spans[1, span]):
-            out[end] = text[position]
-            end += 1
-
-
-@kernel
-def _differ(text: Column, offsets: Offsets, other: Column, other_offsets: Offsets) -> npt.NDArray[np.bool_]:
-    found = np.zeros(len(offsets) - 1, dtype=np.bool_)
-    for document in range(len(found)):
-        size = offsets[document + 1] - offsets[document]
-        if other_offsets[document + 1] - other_offsets[document] != size:
-            found[document] = True
-            continue
-        for index in range(size):
-            if text[offsets[document] + index] != other[other_offsets[document] + index]:
-                found[document] = True
-                break
-    return found

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from ptool.text import kinds, long_documents, packed_words
 from ptool.text.batch import Batch, WordRule, columns_of
-from ptool.text.line_edits import differ, edit_lines, strip_edges
+from ptool.text.line_edits import edit_lines
 from ptool.text.line_shapes import look_like_logs, look_like_rows
 from ptool.text.phrases import count_lines_with
 from ptool.text.repetition import repeated_segments
 from ptool.text.rewriting import json_strings
 from ptool.text.segments import Segments, paragraphs, runs_of_lines
 from ptool.text.sentences import count_sentences
+from ptool.text.whole_texts import differ, strip_edges
 
 PIECES = [
     "\n", "\n", "\n\n", " ", "\t", "\r\n", "\u2028", "\x85", "\x00", "a", "b", "ab", "É", "中", "文。",

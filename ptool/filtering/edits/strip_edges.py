@@ -19,6 +19,6 @@ class StripEdges(Edit, frozen=True):
 
     def apply(self, batch: Batch) -> Columns:
         """Each text without whitespace at its edges."""
-        from ptool.text.line_edits import strip_edges  # numba starts with the first edit
+        from ptool.text.whole_texts import strip_edges  # numba starts with the first edit
 
         return strip_edges(batch.text, batch.offsets)
