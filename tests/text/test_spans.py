@@ -75,6 +75,7 @@ def test_words_equal_their_twin(rule: WordRule, texts: list[str]) -> None:
 def test_flags_of_words_equal_their_twin(texts: list[str]) -> None:
     batch = Batch.from_texts(texts)
     symbols = {chr(code) for code in np.flatnonzero(characters.character_flags() & characters.SYMBOL)}
+    ideographs = {chr(code) for code in np.flatnonzero(characters.character_flags() & characters.CJK)}
     for document, text in enumerate(texts):
         words = twin_words(text, "cjk")
         with_text = [word for word in words if any(character not in symbols for character in word)]
@@ -82,6 +83,8 @@ def test_flags_of_words_equal_their_twin(texts: list[str]) -> None:
         assert batch.words.num_with_letters[document] == sum(any(map(str.isalpha, word)) for word in words)
         assert batch.words.num_with_text[document] == len(with_text)
         assert batch.words.chars_with_text[document] == sum(map(len, with_text))
+        without_cjk = [word for word in words if not ideographs & set(word)]
+        assert batch.words.num_short(2)[document] == sum(len(word) <= 2 for word in without_cjk)
 
 
 @given(many_texts)
