@@ -87,14 +87,15 @@ def test_a_dashboard_that_fails_is_one_notice_and_the_run_goes_on(
 
 def test_a_dashboard_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = use(monkeypatch, FakeWandb())
-    over = threading.Event()
-    wandb.log = lambda values: over.wait(30)  # type: ignore[method-assign]
+    over, returned = threading.Event(), threading.Event()
+    wandb.log = lambda values: (over.wait(30), returned.set())  # type: ignore[method-assign]
     monkeypatch.setattr("ptool.training.trackers.QUEUE_LENGTH", 2)
     monkeypatch.setattr("ptool.training.trackers.CLOSE_SECONDS", 0.05)
     trackers = Trackers(tmp_path, Metrics(wandb="offline"), SETTINGS, notice=pytest.fail)
     for step in range(100):
         trackers.add(step, {"loss": 1.0})
     trackers.close(finished=False)
+    assert not returned.is_set(), "a hundred steps and the end waited for the dashboard"
     over.set()
 
 
