@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,11 @@ settings.register_profile("ptool", deadline=None)
 settings.load_profile("ptool")
 
 _skipped: Counter[str] = Counter()
+
+# A shell starts what it puts into the background with SIGINT ignored, and programs pass that on: no test of Ctrl-C could
+# reach its child.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
