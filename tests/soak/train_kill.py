@@ -57,12 +57,16 @@ def soak(rng: random.Random, base: Path, command: list[str], kills: int) -> int:
     duration = times[-1] - times[0]
     print(f"unbroken: {STEPS} steps in {duration:.1f} s after {time.monotonic() - started - duration:.1f} s of start")
 
-    saves = set(rng.sample(range(1, kills), min(4, kills - 1)))
+    aimed_at_saves = min(4, max(0, kills - 4))
+    saves = set(rng.sample(range(1, max(1, kills - 3)), aimed_at_saves))  # the last three lives may see no save
     progressed = inside_saves = before_first = furthest = 0
     print(f"{'life':>4}  {'victim':<10} {'moment':<22} {'from':>5} {'to':>5}  note")
     for life in range(kills):
         victim = rng.choice(VICTIMS)
         start = newest_step(folder)
+        if start == STEPS:
+            print(f"{life + 1:>4}  the run had come to its end")
+            break
         process = tiny.start(*(command if life == 0 else ["resume"]), folder)
         reached = len(tiny.lines(folder / "events.jsonl"))
         tiny.wait_until(lambda reached=reached: first_step_of_life(folder, reached), process, timeout=120)
@@ -73,8 +77,9 @@ def soak(rng: random.Random, base: Path, command: list[str], kills: int) -> int:
             time.sleep(rng.uniform(0, 0.01))
             moment, note = "inside a save", ""
         else:
-            # Each life covers an equal share of what is left, so that twenty lives span the whole run.
-            share = duration * rng.uniform(0, 2) / kills
+            # An equal share of the steps that are left, so that twenty lives span the run at whatever speed they go.
+            left = duration * (1 - max(start, 0) / STEPS)
+            share = left * rng.uniform(0, 2) / (kills - life + 1)
             moment, note = f"{share:5.2f} s after a step", ""
             time.sleep(share)
         saving = is_saving(folder, 0)
@@ -95,7 +100,7 @@ def soak(rng: random.Random, base: Path, command: list[str], kills: int) -> int:
         "weights": done.returncode == 0 and tiny.weights_digest(folder) == tiny.weights_digest(unbroken),
         "losses": tiny.history(folder) == tiny.history(unbroken),
         "12 kills after progress": progressed >= min(12, kills),
-        "4 kills inside a save": inside_saves >= min(4, kills - 1),
+        f"{aimed_at_saves} kills inside a save": inside_saves >= aimed_at_saves,
         "1 before a checkpoint": before_first == 1,
     }
     undone = len([a for a in tiny.lines(folder / "attempts.jsonl") if "refused" not in a])
