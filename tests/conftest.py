@@ -16,8 +16,8 @@ settings.load_profile("ptool")
 
 _skipped: Counter[str] = Counter()
 
-# A shell starts what it puts into the background with SIGINT ignored, and programs pass that on: no test of Ctrl-C could
-# reach its child.
+# A shell starts what it puts into the background with SIGINT ignored, and programs pass that on: no test of Ctrl-C
+# could reach its child.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
