@@ -40,6 +40,7 @@ class Anchors:
         self._engine = engine
         self._ranks = ranks
         self._anchors: dict[int, Anchor] = {}
+        self._lent: Snapshot | None = None
         self._in_memory = not config.checkpoint.anchor_folder
         self.buffers: Buffers = buffers_in(config.checkpoint.anchor_folder)
 
@@ -64,6 +65,16 @@ class Anchors:
         self._anchors[step] = Anchor(snapshot, snapshot.digest())
         self._drop(set(self._anchors) - needed(self.steps, self._spike))
         return None
+
+    def lend(self, snapshot: Snapshot) -> None:
+        """A save is being written from this snapshot: its memory is not used again before `take_back`."""
+        self._lent = snapshot
+
+    def take_back(self, snapshot: Snapshot) -> None:
+        """The save is written. No rollback may want the anchor any more: a slow disk takes longer than it lives."""
+        self._lent = None
+        if self._every > 0 and all(anchor.snapshot is not snapshot for anchor in self._anchors.values()):
+            self.buffers.give_back(snapshot)
 
     def verified(self, at_most: int) -> list[int]:
         """Steps up to `at_most`, rising, whose anchors are on all ranks what they were when taken; collective."""
@@ -104,7 +115,9 @@ class Anchors:
 
     def _drop(self, steps: set[int]) -> None:
         for step in steps:
-            self.buffers.give_back(self._anchors.pop(step).snapshot)
+            snapshot = self._anchors.pop(step).snapshot
+            if snapshot is not self._lent:
+                self.buffers.give_back(snapshot)
 
 
 def needed(steps: list[int], spike: Spike) -> set[int]:

@@ -39,9 +39,10 @@ MakePosition = Callable[[bool], Position]
 class _Writing:
     """A save that is under way."""
 
-    def __init__(self, snapshot: Snapshot, began: float, *, borrowed: bool) -> None:
+    def __init__(self, snapshot: Snapshot, began: float, give_back: Callable[[Snapshot], None]) -> None:
+        """`give_back`: what becomes of the snapshot's memory, which must stay as it is until then."""
         self.snapshot = snapshot
-        self.borrowed = borrowed
+        self.give_back = give_back
         self.began = began
         self.stall = 0.0
         self.tries = 0
@@ -157,9 +158,13 @@ class Saver:
         self._timeline.sync()
         self._timeline.record("saving", step=position.step)
         self._last_begun = time.monotonic()
-        buffers = self._buffers if self._config.checkpoint.asynchronous else None
-        snapshot = anchor or Snapshot(position, self._engine, buffers)
-        writing = _Writing(snapshot, started, borrowed=anchor is not None or buffers is None)
+        if anchor is not None:
+            self.anchors.lend(anchor)
+            writing = _Writing(anchor, started, self.anchors.take_back)
+        elif self._config.checkpoint.asynchronous:
+            writing = _Writing(Snapshot(position, self._engine, self._buffers), started, self._buffers.give_back)
+        else:
+            writing = _Writing(Snapshot(position, self._engine, None), started, lambda _: None)
         self._begin(writing)
         writing.stall = time.monotonic() - started
         self._writing = writing
@@ -231,6 +236,5 @@ class Saver:
         self._begin(writing)
 
     def _release(self, writing: _Writing) -> None:
-        if not writing.borrowed:
-            self._buffers.give_back(writing.snapshot)
+        writing.give_back(writing.snapshot)
         self._writing = None

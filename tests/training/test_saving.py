@@ -367,6 +367,19 @@ def test_a_save_at_the_step_of_an_anchor_writes_the_anchors_copy(tmp_path, slow)
     assert not run.saver._buffers._free, "no second copy was made"
 
 
+def test_an_anchor_that_is_let_go_while_it_is_still_being_written_is_not_written_over(tmp_path, slow):
+    run = Run(tmp_path, every_steps=100, anchor_steps=10).to(195)
+    assert 100 not in run.saver.anchors, "no rollback wants it any more"
+    slow.set()
+    run.saver.finish()
+    checkpoints.load(folders.open_checkpoint(tmp_path, 100), run.engine, Alone())
+    assert float(run.engine.state.step) == 100
+    assert run.engine.state.weight[0, 0] == sum(range(101))
+    in_use = {id(anchor.snapshot.tensors) for anchor in run.saver.anchors._anchors.values()}
+    free = [id(copies) for copies in run.saver.anchors.buffers._free]
+    assert len(free) == len(set(free) - in_use) == 2, "each memory has one owner, and none is lost"
+
+
 def test_without_memory_for_anchors_the_run_says_so_once_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(anchors, "free_memory", lambda: 200)
     run = Run(tmp_path, anchor_steps=10).to(35)
