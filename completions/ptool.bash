@@ -110,6 +110,8 @@ _ptool() {
         "train-tokenizer --multiple-of")  return ;;
         "train-tokenizer --special-token")  return ;;
         "train-tokenizer --weights")  return ;;
+        "train-tokenizer --language-weights")  return ;;
+        "train-tokenizer --language-key")  return ;;
         "train-tokenizer --model") _ptool_names models; return ;;
         "train-tokenizer --seed")  return ;;
         "train-tokenizer --text-key")  return ;;
@@ -264,7 +266,7 @@ _ptool() {
         "explain -"*) _ptool_words "--id-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "stats -"*) _ptool_words "--languages --words --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "status -"*) _ptool_words "--json --quiet -q --verbose -v --no-progress --color --help" ;;
-        "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --multiple-of --special-token --byte-fallback --no-byte-fallback --split-digits --weights --model --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
+        "train-tokenizer -"*) _ptool_words "--output -o --vocab-size --type --character-coverage --sample --multiple-of --special-token --byte-fallback --no-byte-fallback --split-digits --weights --language-weights --language-key --model --seed --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "fertility -"*) _ptool_words "--plot --language-key --jobs -j --text-key --id-key --source-key --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "tokenize -"*) _ptool_words "--output -o --tokenizer --eod --max-shard-tokens --group-key --engine --jobs -j --text-key --id-key --source-key --on-error --max-errors --rejects --allow-empty --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;
         "pack -"*) _ptool_words "--output -o --seq-len --strategy --holdout --tokenizer --shuffle --mix --mix-by --temperature --tokens --max-epochs --domain-balance --balance-rows --group-by --split-by --max-doc-pieces --inspect --seed --force --dry-run --json --quiet -q --verbose -v --no-progress --color --help" ;;

@@ -141,6 +141,8 @@ complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l special-to
 complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l byte-fallback -l no-byte-fallback -d 'Spell characters outside the vocabulary in bytes.'
 complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l split-digits -d 'Make every digit a token by itself.'
 complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l weights -x -d 'The sample\'s make-up, by --source-key.'
+complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l language-weights -x -d 'The same by --language-key, in every source.'
+complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l language-key -x -d 'Field that names the language.'
 complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l model -x -a '(ptool --complete models)' -d 'Say how much of a model of this size the vocabulary is: 1b.'
 complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l seed -x -d 'Recorded in the manifest.'
 complete -c ptool -n '__fish_seen_subcommand_from train-tokenizer' -l text-key -x -d 'Field that holds the text.'

@@ -45,6 +45,10 @@ def train_tokenizer(
     weights: Annotated[
         str | None, typer.Option(metavar="SOURCE=SHARE,...", help="The sample's make-up, by --source-key.")
     ] = None,
+    language_weights: Annotated[
+        str | None, typer.Option(metavar="LANGUAGE=SHARE,...", help="The same by --language-key, in every source.")
+    ] = None,
+    language_key: Annotated[str, typer.Option(metavar="KEY", help="Field that names the language.")] = "lang",
     model: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Say how much of a model of this size the vocabulary is: 1b.")
     ] = None,
@@ -67,8 +71,9 @@ def train_tokenizer(
     are spelled in bytes, so that decoding gives back every text exactly. Special tokens of SentencePiece: <unk> is 0,
     <s> 1, </s> 2; of byte-bpe: <|endoftext|> is 0. --special-token adds more; a text that spells one is text.
 
-    --weights gives every source its share of the sample (they are normalised); --source-key lang makes it languages.
-    For a run in earnest 32,000 to 131,072 entries are usual; --model says what share of the parameters they take.
+    --weights gives every source its share of the sample, --language-weights every language; each is normalised, and
+    with both the share of a language in a source is their product. What has no weight is left out. For a run in earnest
+    32,000 to 131,072 entries are usual; --model says what share of the parameters they take.
 
     The whole stream is read; at most --sample bytes of it are trained on, whole documents chosen by a hash of their
     text and --seed. The same documents give the same model on every machine. Where the text is too little for the
@@ -76,7 +81,8 @@ def train_tokenizer(
 
     Examples:
         ptool train-tokenizer clean.jsonl.zst --vocab-size 32000 -o tok.model
-        ptool train-tokenizer wiki.jsonl.zst --vocab-size 64k --type byte-bpe --weights en=0.7,zh=0.3 -o tokenizer.json
+        ptool train-tokenizer wiki.jsonl.zst --vocab-size 64k --type byte-bpe --language-weights en=0.7,zh=0.3 \
+            -o tokenizer.json
         ptool filter *.jsonl.zst --preset gopher-quality | ptool train-tokenizer --vocab-size 32000 -o tok.model
     """
     out = current()
@@ -89,6 +95,8 @@ def train_tokenizer(
         byte_fallback=byte_fallback,
         split_digits=split_digits,
         weights=parse_weights(weights),
+        language_weights=parse_weights(language_weights),
+        language_key=language_key,
         sample_bytes=sample,
         seed=seed,
     )

@@ -18,14 +18,12 @@ from ptool.evaluation.report import EvalReport
 from ptool.evaluation.scores import Tally
 from ptool.evaluation.sources import HeldOut, Streamed
 from ptool.formats.checkpoints import Checkpoint, checkpoint_at
+from ptool.formats.documents import NO_SOURCE
 from ptool.models.config import ModelConfig
 from ptool.models.decoder import Decoder
 from ptool.models.weights import load_weights
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import Keys
-
-NO_SOURCE = "-"
-"""What documents without a source are called in reports, as in the packed data's tables."""
 
 
 class EvalConfig(msgspec.Struct, frozen=True, kw_only=True):

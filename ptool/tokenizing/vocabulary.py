@@ -4,8 +4,8 @@ The vocabulary is lossless: nothing is normalised, no space is added or removed,
 spelled in bytes (unless that is switched off). The trainers are trainers.py.
 
 The result is a function of the documents, the configuration and the seed. A corpus larger than `sample_bytes` is
-sampled by a keyed hash of each text, which no order of inputs changes. With `weights`, every named source has its share
-of the sample, and sources without a name have none; a field with the language does as well as one with the source.
+sampled by a keyed hash of each text, which no order of inputs changes; `weights` and `language_weights` give every
+named source and language its share of the sample, and those without a name none (sample.py).
 
 Cost: reading, and what `expected_seconds` says; memory a few times the sample.
 """
@@ -13,24 +13,22 @@ Cost: reading, and what `expected_seconds` says; memory a few times the sample.
 from __future__ import annotations
 
 import hashlib
-import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import xxhash
 
-from ptool.errors import InputError, UsageError
+from ptool.errors import UsageError
 from ptool.formats.artefacts import file_digest
 from ptool.formats.atomic import replacing, write_bytes
-from ptool.formats.documents import NO_SOURCE
 from ptool.formats.manifests import FileEntry, Manifest, encode_manifest, new_manifest
 from ptool.formats.runs import RunRecord
 from ptool.formats.stages import manifest_beside, read_manifest
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import decode
 from ptool.tokenizing.intake import Intake, Reading
+from ptool.tokenizing.sample import WeightedSample
 from ptool.tokenizing.trainers import special_ids, train
 from ptool.units import format_duration
 
@@ -62,6 +60,10 @@ class VocabularyConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Every digit is a token by itself; else numbers are cut as the trainer sees fit, byte-level ones in threes."""
     weights: dict[str, float] = {}
     """The share of each source in the sample; empty for documents as they come."""
+    language_weights: dict[str, float] = {}
+    """The share of each language, in every source alike; empty for documents as they come."""
+    language_key: str = "lang"
+    """The field that names the language, read where there are `language_weights`; a dotted path goes into objects."""
     sample_bytes: int = 256 << 20
     """Text to train on at most, UTF-8 bytes."""
     seed: int = 0
@@ -74,7 +76,7 @@ class VocabularyConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(message, hint="from 0.98 to 1; for example --character-coverage 0.9995")
         if self.multiple < 1:
             raise UsageError("a multiple of 0", hint="for example --multiple-of 128")
-        if any(weight <= 0 for weight in self.weights.values()):
+        if any(weight <= 0 for weight in [*self.weights.values(), *self.language_weights.values()]):
             raise UsageError("a weight that is not positive", hint="for example --weights en=0.7,zh=0.3")
         if self.sample_bytes < 1:
             raise UsageError("a sample of no bytes", hint="for example --sample 256MiB")
@@ -133,15 +135,19 @@ def train_tokenizer(
         reporter.notice(f"up to date: {output}")
         return VocabularyReport(manifest=existing, output=output, up_to_date=True)
     with intake.opened():
-        sample = WeightedSample(config.sample_bytes, config.seed, config.weights)
+        sample = WeightedSample(config.sample_bytes, config.seed, config.weights, config.language_weights)
         num_bytes = 0
         for lines in intake.lines():
             batch, bad = decode(lines, reading.keys)
             intake.count(len(batch), bad, lines.path)
             num_bytes += len(batch.text)
-            for index in range(len(batch)):
-                sample.add(batch.text_of(index), batch.sources[index])
+            languages = batch.fields(config.language_key) if config.language_weights else [None] * len(batch)
+            for index, language in enumerate(languages):
+                known = language if isinstance(language, str) else None
+                sample.add(batch.text_of(index), batch.sources[index], known)
         sample.check()
+        for source, name in sample.empty_pairs:
+            reporter.notice(f"no text of {source} in {name}: its part of the sample stays empty")
         seconds = format_duration(expected_seconds(config, sample.num_bytes))
         reporter.notice(f"training a {config.name} on {sample.num_bytes:,} bytes of text, about {seconds}")
         if not is_usual(config.entries):
@@ -159,6 +165,7 @@ def train_tokenizer(
                 "sample_bytes": sample.num_bytes,
                 "sample_documents": len(sample),
                 "sample_bytes_by_source": sample.bytes_by_source,
+                "sample_bytes_by_language": sample.bytes_by_language,
                 "entries": config.entries,
                 "special_ids": special_ids(config),
                 "lossless": config.byte_fallback,
@@ -176,87 +183,6 @@ def train_tokenizer(
         record.write(output)
     intake.check()
     return VocabularyReport(manifest=manifest, output=output)
-
-
-class WeightedSample:
-    """Samples of the sources side by side, each with its share of `limit` bytes; without weights, one of all texts."""
-
-    def __init__(self, limit: int, seed: int, weights: Mapping[str, float]) -> None:
-        total = sum(weights.values())
-        shares = {name: max(1, int(limit * weight / total)) for name, weight in weights.items()}
-        self._parts = {name: Sample(share, seed) for name, share in shares.items()}
-        self._all = None if weights else Sample(limit, seed)
-
-    def add(self, text: bytes, source: str | None) -> None:
-        """Offer a text, UTF-8."""
-        name = NO_SOURCE if source is None else source
-        part = self._all if self._all is not None else self._parts.get(name)
-        if part is not None:
-            part.add(text)
-
-    def check(self) -> None:
-        """Raise InputError for a source with a weight and no text."""
-        missing = [name for name, part in self._parts.items() if not part.num_bytes]
-        if missing:
-            message = f"no text of {', '.join(missing)}, which has a weight"
-            raise InputError(message, hint="--source-key names the field that the weights are by")
-
-    @property
-    def num_bytes(self) -> int:
-        """Text in the sample."""
-        return sum(part.num_bytes for part in self._all_parts())
-
-    @property
-    def bytes_by_source(self) -> dict[str, int]:
-        """What each weighted source gives; less than its share where there is too little of it."""
-        return {name: part.num_bytes for name, part in sorted(self._parts.items())}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._all_parts()))
-
-    def texts(self) -> Iterator[bytes]:
-        """The texts taken, source by source."""
-        for part in self._all_parts():
-            yield from part.texts()
-
-    def _all_parts(self) -> list[Sample]:
-        return [self._all] if self._all is not None else [self._parts[name] for name in sorted(self._parts)]
-
-
-class Sample:
-    """The texts with the smallest keyed hashes, as many as fit into `limit` bytes, in the order they came.
-
-    Which texts are taken depends on the texts and the seed alone, not on their order.
-    """
-
-    def __init__(self, limit: int, seed: int) -> None:
-        self._limit = limit
-        self._seed = seed
-        self._heap: list[tuple[int, int, bytes]] = []
-        self._bar = 1 << 64
-        self._added = 0
-        self.num_bytes = 0
-
-    def __len__(self) -> int:
-        return len(self._heap)
-
-    def add(self, text: bytes) -> None:
-        """Offer a text, UTF-8."""
-        key = xxhash.xxh3_64_intdigest(text, seed=self._seed)
-        self._added += 1
-        if key >= self._bar or not text:
-            return
-        heapq.heappush(self._heap, (-key, self._added, text))
-        self.num_bytes += len(text)
-        while self.num_bytes > self._limit and len(self._heap) > 1:
-            dropped, _, gone = heapq.heappop(self._heap)
-            self.num_bytes -= len(gone)
-            self._bar = -dropped  # nothing at or above it can come back, or the order of the inputs would matter
-
-    def texts(self) -> Iterator[bytes]:
-        """The texts taken."""
-        for _, _, text in sorted(self._heap, key=lambda entry: entry[1]):
-            yield text
 
 
 def _existing(output: Path, settings: dict[str, object]) -> Manifest | None:

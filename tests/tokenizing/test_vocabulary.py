@@ -23,9 +23,10 @@ from ptool.reporting import SILENT
 from ptool.tokenizers.engines import open_engine
 from ptool.tokenizers.loading import load_tokenizer
 from ptool.tokenizing.intake import Reading
+from ptool.tokenizing.sample import Sample, WeightedSample
 from ptool.tokenizing.shares import embedding_share, parse_weights
 from ptool.tokenizing.trainers import pieces_of, train
-from ptool.tokenizing.vocabulary import Sample, VocabularyConfig, WeightedSample, train_tokenizer
+from ptool.tokenizing.vocabulary import VocabularyConfig, train_tokenizer
 
 SMALL = VocabularyConfig(vocab_size=400)
 TOPICS = [text.encode() for text in pydoc_data.topics.topics.values()][:30]
@@ -273,6 +274,62 @@ def test_every_source_has_its_share_of_the_sample() -> None:
     assert all(len(set(text)) == 1 and text[:1] not in b"xy" for text in sample.texts())
     with pytest.raises(InputError, match="no text of d, which has a weight"):
         WeightedSample(100, 0, {"d": 1.0}).check()
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.floats(0.1, 9), min_size=1),
+    st.dictionaries(st.sampled_from("xyz"), st.floats(0.1, 9), min_size=1),
+    st.integers(0, 1000),
+)
+def test_sources_and_languages_have_the_product_of_their_shares(
+    sources: dict[str, float], languages: dict[str, float], seed: int
+) -> None:
+    limit = 3000
+    texts = [(f"{source}{language}{number:05}".encode(), source, language)
+             for source in "abc" for language in "xyz" for number in range(limit // 7 + 1)]  # fmt: skip
+    texts += [(b"no-name", None, "x"), (b"no-lang", "a", None)]
+    draw = random.Random(seed)
+    samples = [WeightedSample(limit, 0, sources, languages) for _ in range(2)]
+    for sample in samples:
+        for text in draw.sample(texts, len(texts)):
+            sample.add(*text)
+    taken = [sorted(sample.texts()) for sample in samples]
+    assert taken[0] == taken[1]
+    for source in "abc":
+        for language in "xyz":
+            share = (
+                sources.get(source, 0) / sum(sources.values()) * languages.get(language, 0) / sum(languages.values())
+            )
+            found = 7 * sum(text.startswith(f"{source}{language}".encode()) for text in taken[0])
+            assert (share * limit - 7 < found <= max(7, share * limit)) if share else found == 0
+    assert not {b"no-name", b"no-lang"} & set(taken[0])
+    samples[0].check()
+    assert samples[0].empty_pairs == []
+
+
+def test_the_command_weighs_sources_and_languages(tmp_path: Path) -> None:
+    text = b" ".join(TOPICS).decode()
+    texts = [text[at : at + 200] for at in range(0, 20_000, 200)]
+    pairs = [("web", "en"), ("web", "zh"), ("code", "en"), ("code", 7)]
+    made = [{"text": t, "source": source, "meta": {"l": language}} for source, language in pairs for t in texts]
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(document) + "\n" for document in made))
+    command = [sys.executable, "-m", "ptool", "train-tokenizer", str(path), "--vocab-size", "400", "--sample", "20kB"]
+    command += ["--weights", "web=3,code=1", "--language-weights", "en=4,zh=1", "--language-key", "meta.l"]
+    done = subprocess.run([*command, "-o", str(tmp_path / "tok.model")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "no text of code in zh: its part of the sample stays empty" in done.stderr
+    manifest = read_manifest(tmp_path / "tok.model")
+    assert manifest is not None
+    by_source, by_language = (manifest.details[f"sample_bytes_by_{kind}"] for kind in ("source", "language"))
+    assert sum(by_source.values()) == sum(by_language.values()) == manifest.details["sample_bytes"]
+    expected = {"code": 4000, "web": 15_000, "en": 16_000, "zh": 3000}  # of 20,000; 1,000 would be code in zh
+    assert {**by_source, **by_language} == pytest.approx(expected, abs=400)
+    done = subprocess.run([*command, "-o", str(tmp_path / "fr.model"), "--language-weights", "fr=1"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 1
+    assert "no text of fr, which has a weight" in done.stderr
+    assert "--language-key" in done.stderr
 
 
 def test_weights_are_read_strictly() -> None:
