@@ -9,8 +9,8 @@ what it is about:
     the step        attempt -> engine (all that knows DeepSpeed), optimizer, scaling; spikes (the verdict), faults
     the past        history (ledger, metrics), timeline; checkpoints, saving, rotation, anchors, snapshots;
                     engine_state, random_state; finish
-    the processes   run -> launch -> rank -> loop; ranks (what they say to one another), locks, signals, deadlines,
-                    heartbeat, machine, sbatch
+    the processes   run -> launch -> rank -> loop; launch_folder, ranks (what they say to one another), locks, signals,
+                    deadlines, heartbeat, machine, sbatch
     the observers   instruments -> validation, layers, series, tensorboard, trackers, stopwatch, utilisation;
                     spike_report, evidence, nonfinite, kernel_log; replay, picture
 """

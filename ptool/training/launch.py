@@ -34,13 +34,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from ptool import errors
 from ptool.errors import PtoolError, StoppedAndSaved
 from ptool.reporting import Reporter
+from ptool.training import launch_folder
+from ptool.training.launch_folder import announced
 from ptool.training.signals import SECOND_AFTER_SECONDS, STOP_SIGNALS
 
 FOLDER_VARIABLE = "PTOOL_LAUNCH_FOLDER"
@@ -95,7 +97,9 @@ def launch(run: Path, ranks: int, pad: Launchpad, reporter: Reporter) -> None:
     finished = threading.Event()
     threads = [
         threading.Thread(target=_pass_signals_on, args=(pad, ranks, finished, reporter), daemon=True),
-        threading.Thread(target=_relay, args=(_open_pipe(folder), finished, reporter), daemon=True),
+        threading.Thread(
+            target=launch_folder.relay, args=(launch_folder.open_pipe(folder), finished, reporter), daemon=True
+        ),
         threading.Thread(target=_end_stragglers, args=(folder, finished), daemon=True),
     ]
     for thread in threads:
@@ -121,38 +125,6 @@ def follow_launcher() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != expected:
         os._exit(1)
-
-
-class PipeReporter:
-    """Rank 0's reporter: lines of JSON to the launcher."""
-
-    def __init__(self, folder: Path) -> None:
-        self._descriptor = os.open(folder / "reports", os.O_WRONLY)
-
-    def notice(self, text: str) -> None:
-        """One line for the person running the command."""
-        self._send(["notice", text])
-
-    def progress(self, done: int, total: int | None, *, unit: str, detail: str = "") -> None:
-        """Work done so far and in all."""
-        self._send(["progress", done, total, unit, detail])
-
-    def _send(self, message: list[object]) -> None:
-        with contextlib.suppress(OSError):
-            os.write(self._descriptor, msgspec.json.encode(message) + b"\n")
-
-
-def announce(folder: Path, rank: int) -> None:
-    """Tell the launcher that this rank listens to signals."""
-    temporary = folder / f".rank_{rank}.pid"
-    temporary.write_text(str(os.getpid()))
-    temporary.rename(folder / f"rank_{rank}.pid")
-
-
-def leave_error(folder: Path, rank: int, error: PtoolError) -> None:
-    """Tell the launcher why this rank ends."""
-    body = [type(error).__name__, error.message, error.where, error.hint, error.exit_code, time.time()]
-    (folder / f"rank_{rank}.error").write_bytes(msgspec.json.encode(body))
 
 
 _DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -221,7 +193,7 @@ def _stop_signals_queued(folder: Path) -> Iterator[queue.SimpleQueue[int]]:
             first = time.monotonic()
             arrived.put(number)
         elif number != signal.SIGUSR1 and time.monotonic() - first > SECOND_AFTER_SECONDS:
-            for pid in _announced(folder):
+            for pid in announced(folder):
                 _send(pid, signal.SIGKILL)
             shutil.rmtree(folder, ignore_errors=True)
             signal.signal(number, signal.SIG_DFL)
@@ -239,17 +211,17 @@ def _stop_signals_queued(folder: Path) -> Iterator[queue.SimpleQueue[int]]:
 
 
 def _pass_signals_on(pad: Launchpad, ranks: int, finished: threading.Event, reporter: Reporter) -> None:
-    """Pass the first signal on once all ranks listen."""
+    """Pass the first signal on once all ranks listen, and only then say so: a terminal may be paused."""
     waiting: int | None = None
     while not finished.is_set():
-        pids = _announced(pad.folder)
+        pids = announced(pad.folder)
         if waiting is not None and len(pids) == ranks:
             for pid in pids:
                 _send(pid, waiting)
+            reporter.notice(f"{_signal_name(waiting)}: saving, then stopping; once more to stop at once")
             return
         with contextlib.suppress(queue.Empty):
             waiting = pad.arrived.get(timeout=0.05)
-            reporter.notice(f"{_signal_name(waiting)}: saving, then stopping; once more to stop at once")
 
 
 def _end_stragglers(folder: Path, finished: threading.Event) -> None:
@@ -259,7 +231,7 @@ def _end_stragglers(folder: Path, finished: threading.Event) -> None:
         if failed_at is None:
             failed_at = time.monotonic() if any(map(_is_failure, folder.glob("rank_*.error"))) else None
         elif time.monotonic() - failed_at > SECONDS_TO_END:
-            for pid in _announced(folder):
+            for pid in announced(folder):
                 if _parent_of(pid) == os.getpid():
                     _send(pid, signal.SIGKILL)
             return
@@ -286,43 +258,9 @@ def _remove_orphans() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _announced(folder: Path) -> list[int]:
-    """Pids of the ranks that listen to signals."""
-    return [int(path.read_text()) for path in folder.glob("rank_*.pid")]
-
-
 def _send(pid: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _open_pipe(folder: Path) -> int:
-    os.mkfifo(folder / "reports")
-    return os.open(folder / "reports", os.O_RDWR)  # a writer of our own: rank 0's end is no end of file
-
-
-def _relay(descriptor: int, finished: threading.Event, reporter: Reporter) -> None:
-    import select
-
-    rest = b""
-    while True:
-        ready, _, _ = select.select([descriptor], [], [], 0.05)
-        if not ready:
-            if finished.is_set():
-                break
-            continue
-        *lines, rest = (rest + os.read(descriptor, 65536)).split(b"\n")
-        for line in lines:
-            _pass_report(msgspec.json.decode(line), reporter)
-    os.close(descriptor)
-
-
-def _pass_report(message: list[Any], reporter: Reporter) -> None:
-    if message[0] == "notice":
-        reporter.notice(message[1])
-    else:
-        _, done, total, unit, detail = message
-        reporter.progress(done, total, unit=unit, detail=detail)
 
 
 def _signal_name(number: int) -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from ptool.errors import InputError, PtoolError
 from ptool.reporting import SILENT, Reporter
-from ptool.training import initial, locks
+from ptool.training import initial, launch_folder, locks
 from ptool.training.config import RunConfig
 from ptool.training.requirements import FP16_WARNING
 from ptool.training.settings_text import from_toml
@@ -31,19 +31,19 @@ def main() -> None:
     stop = StopRequest()
     stop.listen()
     folder, rank, run = Path(os.environ[launch.FOLDER_VARIABLE]), int(os.environ["RANK"]), Path(sys.argv[1])
-    launch.announce(folder, rank)
+    launch_folder.announce(folder, rank)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
     code = 0
     try:
-        reporter: Reporter = launch.PipeReporter(folder) if rank == 0 else SILENT
+        reporter: Reporter = launch_folder.PipeReporter(folder) if rank == 0 else SILENT
         work(run, stop, reporter)
     except PtoolError as error:
-        launch.leave_error(folder, rank, error)
+        launch_folder.leave_error(folder, rank, error)
         code = error.exit_code
     except BaseException as error:  # noqa: BLE001 (whatever it was, the launcher must hear of it)
         code = 1
-        launch.leave_error(folder, rank, describe(error))
+        launch_folder.leave_error(folder, rank, describe(error))
     sys.stderr.flush()
     os._exit(code)
 

@@ -1,16 +1,21 @@
-"""Which of several ends of ranks is the cause of the others."""
+"""The launcher: which end of a rank is the cause of the others, and what a paused terminal must not hold up."""
 
 from __future__ import annotations
 
+import os
+import queue
+import select
 import signal
 import subprocess
 import threading
+from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ptool.errors import DamagedInput, PtoolError, StoppedAndSaved
-from ptool.training import launch
+from ptool.training import launch, launch_folder
 
 HUNG = PtoolError("rank 1 (host n2, process 7) has not been heard of for 300 s")
 
@@ -31,7 +36,7 @@ def test_the_cause_is_told_and_not_its_echo(
     tmp_path: Path, said: dict[int, PtoolError], exit_codes: dict[int, int], expected: str
 ) -> None:
     for rank, error in said.items():
-        launch.leave_error(tmp_path, rank, error)
+        launch_folder.leave_error(tmp_path, rank, error)
     outcome = launch._outcome(tmp_path, exit_codes, Path("run"))
     assert outcome.message == expected
     if expected == "saved":
@@ -51,7 +56,7 @@ def test_a_rank_that_does_not_end_after_another_failed_is_killed_and_one_that_st
     finished = threading.Event()
     thread = threading.Thread(target=launch._end_stragglers, args=(tmp_path, finished))
     thread.start()
-    launch.leave_error(tmp_path, 0, error)
+    launch_folder.leave_error(tmp_path, 0, error)
     try:
         if expected is None:
             thread.join(timeout=0.5)
@@ -63,3 +68,56 @@ def test_a_rank_that_does_not_end_after_another_failed_is_killed_and_one_that_st
         thread.join()
         straggler.kill()
         straggler.wait()
+
+
+def test_a_launcher_that_reads_nothing_does_not_stop_the_training_and_what_it_reads_later_is_whole(
+    tmp_path: Path,
+) -> None:
+    reading = launch_folder.open_pipe(tmp_path)
+    reporter = launch_folder.PipeReporter(tmp_path)
+    writer = threading.Thread(
+        target=lambda: [reporter.progress(step, 9000, unit="steps", detail="loss 2.5") for step in range(9000)],
+        daemon=True,
+    )
+    writer.start()
+    writer.join(timeout=20)
+    assert not writer.is_alive()
+    data = b""
+    while select.select([reading], [], [], 0)[0]:
+        data += os.read(reading, 65536)
+    lines = [msgspec.json.decode(line) for line in data.splitlines()]
+    assert lines[0][1] == 0
+    assert all(first[1] + 1 == second[1] for first, second in pairwise(lines)), (
+        "none is torn, the late ones are missing"
+    )
+    reporter.notice("这一步被拒绝了: " * 5000)
+    told = os.read(reading, 65536)
+    assert len(told) <= select.PIPE_BUF
+    assert msgspec.json.decode(told)[1].startswith("这一步被拒绝了: ")
+
+
+def test_a_signal_reaches_the_ranks_before_a_person_hears_of_it(tmp_path: Path) -> None:
+    rank = subprocess.Popen(["sleep", "60"])
+    arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
+    finished, read_on = threading.Event(), threading.Event()
+
+    class Paused:
+        """A terminal on which somebody pressed Ctrl-S."""
+
+        def notice(self, text: str) -> None:
+            assert read_on.wait(20)
+
+    try:
+        (tmp_path / "rank_0.pid").write_text(str(rank.pid))
+        arrived.put(signal.SIGTERM)
+        pad = launch.Launchpad(tmp_path, arrived)
+        thread = threading.Thread(target=launch._pass_signals_on, args=(pad, 1, finished, Paused()), daemon=True)
+        thread.start()
+        assert rank.wait(timeout=20) == -signal.SIGTERM
+    finally:
+        read_on.set()
+        finished.set()
+        rank.kill()
+        rank.wait()
+    thread.join(timeout=20)
+    assert not thread.is_alive()
