@@ -130,7 +130,10 @@ class DigestingFile:
             self._pending.result()
         self._pending = self._thread.submit(self._hash.update, data)
         self._size += len(data)
-        return self._file.write(data)
+        left = memoryview(data)
+        while left:  # an unbuffered file takes what fits on the disk and complains only when asked for more
+            left = left[self._file.write(left) :]
+        return len(data)
 
     def finish(self) -> tuple[str, int]:
         """The sha256 as `sha256:<hex>`, and the size."""

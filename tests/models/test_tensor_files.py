@@ -44,6 +44,27 @@ def test_the_digest_taken_on_the_way_is_that_of_the_file(tmp_path):
     assert (digest, size) == (file_digest(path), path.stat().st_size)
 
 
+def test_what_a_nearly_full_disk_takes_only_in_part_is_written_again_and_never_left_out(tmp_path):
+    class Reluctant:
+        """As an unbuffered file: it says how much it took."""
+
+        def __init__(self):
+            self.taken = b""
+
+        def write(self, data):
+            self.taken += bytes(data[:1000])
+            return min(len(data), 1000)
+
+    tensors = {"large": torch.randn(1500), "small": torch.ones(3)}
+    file = Reluctant()
+    sink = DigestingFile(file)
+    write_tensors(sink, tensors)
+    digest, size = sink.finish()
+    path = write(tmp_path / "whole", tensors)
+    assert file.taken == path.read_bytes()
+    assert (digest, size) == (file_digest(path), path.stat().st_size)
+
+
 @given(st.data())
 def test_any_stretch_comes_out_of_any_cut(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("cut")
