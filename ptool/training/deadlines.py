@@ -5,7 +5,8 @@ of day. A job's end is SLURM_JOB_END_TIME (Slurm 22.05 and later), else what `sq
 comes near, since limits are moved. Rank 0 alone looks, and its answer rides on the step's all-reduce like a signal.
 
 The run stops when what is left is less than two saves and two steps, as long as the slowest yet, and half a minute in
-a job, where the ranks and Slurm itself must still end. Torch-free.
+a job, where the ranks and Slurm itself must still end. A save counts until it is published, not for as long as it held
+the training up: the last one is waited for, and one under way before it. Once it is time, it stays so. Torch-free.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Deadline:
         self._limit = _number(self._env.get(VARIABLE))
         self._job_end = job_end(self._env)
         self._asked = time.monotonic()
+        self._over: str | None = None
         self.slowest_save = 0.0
         self.slowest_step = 0.0
 
@@ -47,8 +49,15 @@ class Deadline:
         self.slowest_save = max(self.slowest_save, save)
 
     def reason(self, now: float | None = None) -> str | None:
-        """Why it is time to stop at `now` (seconds since 1970; default: the clock); None while there is time."""
-        now = time.time() if now is None else now
+        """Why it is time to stop at `now` (seconds since 1970; default: the clock); None while there is time.
+
+        An answer is final: the run is being stopped for it, and wants to name it after the last save.
+        """
+        if self._over is None:
+            self._over = self._why(time.time() if now is None else now)
+        return self._over
+
+    def _why(self, now: float) -> str | None:
         reserve = 2.0 * (self.slowest_save + self.slowest_step)
         if self._limit is not None and now + reserve >= self._limit:
             return "the time of --max-minutes is over"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ from ptool.formats.atomic import describing_os_errors
 from ptool.training.spikes import Action, Decision
 
 EVENTS, METRICS, ATTEMPTS = "events.jsonl", "metrics.jsonl", "attempts.jsonl"
+SAVES_LOOKED_AT = 8  # of earlier starts too; one hiccup of the disk, long ago, says nothing of the next save
 
 Record = dict[str, Any]
 
@@ -92,10 +94,19 @@ class Ledger:
     def __init__(self, run: Path) -> None:
         self._lines = JsonLines(run / EVENTS)
         self.decisions: list[Decision] = read_decisions(run)
+        past = (record.get("seconds", 0.0) for record in self._lines if record.get("event") == "save")
+        self._save_seconds: deque[float] = deque(past, maxlen=SAVES_LOOKED_AT)
+
+    @property
+    def slowest_save(self) -> float:
+        """Seconds from the beginning of a save to its publication, the longest of the last few; 0.0 before any."""
+        return max(self._save_seconds, default=0.0)
 
     def record(self, event: str, **fields: Any) -> None:
         """Append an event with the time it happened."""
         self._lines.append({"event": event, **fields, "time": round(time.time(), 3)}, sync=True)
+        if event == "save":
+            self._save_seconds.append(fields.get("seconds", 0.0))
 
     def has(self, event: str) -> bool:
         """Whether such an event was ever recorded."""

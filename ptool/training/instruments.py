@@ -204,8 +204,8 @@ class Instruments:
         batch = {name: torch.as_tensor(getattr(rows, name)).to(self._engine.device) for name in names}
         return self._engine.token_losses(batch).cpu().numpy()
 
-    def saved(self, seconds: float) -> None:
-        """Note how long the loop stood still for a save."""
+    def saves_take(self, seconds: float) -> None:
+        """Note how long a save takes until it is published, for the deadline: the last one is waited for."""
         self._took(save=seconds)
 
     def forget_after(self, step: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -121,6 +120,7 @@ class Trainer:
         state, timeline = self._state, self.timeline
         if self._course.begins_anew(state.step + 1):
             state.window = Window()
+        self.instruments.saves_take(timeline.slowest_save)
         asks = Asks(stop=self._stop.reason is not None, save=self._saver.is_late())
         tried = self._stepper.attempt(state, timeline.decisions, first_attempt, attempt=timeline.attempt, asks=asks)
         if tried.verdict.action != Action.ACCEPT:
@@ -144,12 +144,10 @@ class Trainer:
         self.instruments.accepted(record, window, tried.seconds)
         self._report(record)
         took_long = self._validate()
-        started = time.monotonic()
         self.instruments.at(state.step, "saving")
         self._saver.after_step(state.step, self._position, by_clock=tried.wants_save)
         if not (took_long or tried.wants_save or self._saver.is_scheduled(state.step)):
             return tried.wants_stop
-        self.instruments.saved(time.monotonic() - started)
         return self.ranks.sum([float(tried.wants_stop or self._stop.reason is not None)])[0] > 0
 
     def _validate(self) -> bool:

@@ -105,6 +105,11 @@ class Timeline:
         if self._ledger is not None:
             self._ledger.record(event, **fields)
 
+    @property
+    def slowest_save(self) -> float:
+        """Seconds that a save takes at most, by the last few in the ledger; 0.0 before any, and where it is not kept."""
+        return 0.0 if self._ledger is None else self._ledger.slowest_save
+
     def close(self) -> None:
         """Close the files."""
         for file in (self._ledger, self._metrics):

@@ -58,6 +58,20 @@ def test_squeue_is_asked_where_the_environment_does_not_say_and_again_when_the_e
     assert deadline.reason(NOW + 3600 - 29) == "the time of the Slurm job is over"
 
 
+def test_a_reason_that_was_given_is_not_taken_back_when_the_clock_is_or_the_limit_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, moved = (datetime.fromtimestamp(NOW + shift).isoformat() for shift in (0, 3600))
+    monkeypatch.setattr(deadlines, "ASK_AGAIN_SECONDS", 0.0)
+    deadline = Deadline(squeue(tmp_path, end, end, moved))
+    assert deadline.reason(NOW - 100) is None
+    assert deadline.reason(NOW - 29) == "the time of the Slurm job is over"
+    assert deadline.reason(NOW - 29) == "the time of the Slurm job is over", "it is named after the last save"
+    deadline = Deadline({deadlines.VARIABLE: str(NOW)})
+    assert deadline.reason(NOW) == "the time of --max-minutes is over"
+    assert deadline.reason(NOW - 5) == "the time of --max-minutes is over"
+
+
 @pytest.mark.parametrize("answer", ["N/A", "", "nonsense"])
 def test_a_job_without_a_limit_has_no_end(tmp_path: Path, answer: str) -> None:
     assert deadlines.job_end(squeue(tmp_path, answer)) is None

@@ -199,6 +199,19 @@ def test_a_rollback_that_a_kill_interrupted_is_finished_by_the_next_start(tmp_pa
     assert found.step == 15, "written after the rollback"
 
 
+def test_how_long_a_save_takes_is_known_from_the_ledger_also_after_a_new_start(tmp_path):
+    assert timeline(tmp_path).slowest_save == 0.0
+    before = Ledger(tmp_path)
+    for seconds in (900.0, *[40.0] * (history.SAVES_LOOKED_AT - 1), 50.0):
+        before.record("save", step=5, seconds=seconds, stall_seconds=0.1)
+    assert before.slowest_save == 50.0, "a hiccup long ago says nothing"
+    before.close()
+    now = timeline(tmp_path)
+    assert now.slowest_save == 50.0
+    now.record("save", step=10, seconds=60.0, stall_seconds=0.1)
+    assert now.slowest_save == 60.0
+
+
 def test_a_run_whose_checkpoints_are_all_broken_never_begins_anew_in_silence(tmp_path):
     assert timeline(tmp_path).find_start() is None, "nothing was ever saved"
     (standing(tmp_path, 5, 0) / "weights_00000.safetensors").write_bytes(b"")

@@ -83,6 +83,12 @@ def test_a_run_stopped_by_the_clock_and_hung_in_a_validation_measures_what_an_un
     assert [record["step"] for record in tiny.lines(broken / "metrics.jsonl")] == [1]
     assert tiny.lines(broken / "events.jsonl")[-1]["reason"] == "the time of --max-minutes is over"
 
+    with (broken / "events.jsonl").open("a") as ledger:  # a disk so slow that a save takes an hour
+        ledger.write('{"event": "save", "step": 1, "seconds": 3600.0, "stall_seconds": 0.1}\n')
+    stopped = tiny.run("resume", broken, "--max-minutes", "119")
+    assert stopped.returncode == 75, stopped.stderr
+    assert [record["step"] for record in tiny.lines(broken / "metrics.jsonl")] == [1, 2]
+
     process = tiny.start("resume", broken)
     tiny.wait_until(lambda: pulse(broken)["place"] == "validating", process)
     victim = pulse(broken, 1)["pid"]
