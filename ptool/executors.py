@@ -27,6 +27,8 @@ from ptool.errors import PtoolError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -48,13 +50,16 @@ def free_memory() -> int | None:
     with suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
-    with suppress(OSError, ValueError, StopIteration):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text(encoding="ascii"))
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        counted = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        cache = next(int(line.split()[1]) for line in counted if line.startswith("file "))
-        found.append(limit - used + cache)  # the cache of files is given back when memory is short
+    for group, (most, taken, cached) in [
+        *((group, ("memory.max", "memory.current", "file ")) for group in _groups("")),
+        *((group, ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache ")) for group in _groups("memory")),
+    ]:
+        with suppress(OSError, ValueError, StopIteration):
+            limit = int((group / most).read_text(encoding="ascii"))
+            used = int((group / taken).read_text(encoding="ascii"))
+            counted = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+            cache = next(int(line.split()[1]) for line in counted if line.startswith(cached))
+            found.append(limit - used + cache)  # the cache of files is given back when memory is short
     return max(1, min(found) * 9 // 10) if found else None
 
 
@@ -93,21 +98,16 @@ def _in_processes(
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(pool.submit(function, item))  # fails too, where a worker died meanwhile
             if len(waiting) > jobs + 1:
-                yield _result(waiting.popleft())
+                yield waiting.popleft().result()
         while waiting:
-            yield _result(waiting.popleft())
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise PtoolError("a worker process died", hint="was memory short? try --jobs 1") from error
     finally:
         # What is running is waited for (a batch each): workers stopped in the middle can leave the pool waiting.
         pool.shutdown(cancel_futures=True)
-
-
-def _result(future: Future[Result]) -> Result:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise PtoolError("a worker process died", hint="was memory short? try --jobs 1") from error
 
 
 def _settle(parent: int) -> None:
@@ -121,11 +121,29 @@ def _settle(parent: int) -> None:
         os._exit(1)
 
 
-def _cgroup_quota() -> int | None:
-    """Whole processors granted by the cgroup (v2 `cpu.max`), rounded up; None where there is no limit."""
+def _groups(controller: str) -> list[Path]:
+    """The cgroup of this process and those it is in: of version 2 (""), or of a controller of version 1.
+
+    A container sees its own as the root; a batch system's job is a few folders below it, and has its limit there.
+    """
+    root = _CGROUPS / controller
     try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            quota, period = file.read().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else -(-int(quota) // int(period))
+        lines = _MEMBERSHIP.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            own = root / path.lstrip("/")
+            return [own, *(parent for parent in own.parents if parent == root or root in parent.parents)]
+    return [root]
+
+
+def _cgroup_quota() -> int | None:
+    """Whole processors granted by the cgroups (v2 `cpu.max`), rounded up; None where there is no limit."""
+    granted = []
+    for group in _groups(""):
+        with suppress(OSError, ValueError):
+            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
+            granted.append(-(-int(quota) // int(period)))  # "max" is no number
+    return min(granted, default=None)

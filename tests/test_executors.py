@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ptool.errors import InputError, PtoolError
-from ptool.executors import default_jobs, ordered_map
+from ptool import executors
+from ptool.executors import default_jobs, free_memory, ordered_map
 
 
 def square(number: int) -> int:
@@ -94,3 +97,45 @@ def test_a_worker_that_dies_is_one_line_and_no_hang() -> None:
 def test_slurms_grant_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
     assert default_jobs() == 1
+
+
+def test_a_worker_that_dies_while_the_next_item_is_read_is_the_same_line() -> None:
+    def slowly_read() -> Iterator[bytes]:
+        yield bytes([3])
+        yield bytes([1])
+        while multiprocessing.active_children():  # the pool knows, and refuses what comes next
+            pass
+        yield bytes([2])
+
+    with pytest.raises(PtoolError, match="a worker process died"):
+        list(ordered_map(die_on_three, slowly_read(), jobs=2))
+
+
+def limit(group: Path, files: dict[str, str]) -> None:
+    group.mkdir(parents=True)
+    for name, text in files.items():
+        (group / name).write_text(text)
+
+
+def test_the_limits_of_a_jobs_cgroup_count_and_not_only_those_of_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(executors, "_MEMBERSHIP", tmp_path / "membership")
+    (tmp_path / "membership").write_text("0::/slurm/job_7/step_0\n")
+    job = tmp_path / "groups/slurm/job_7"
+    limit(job, {"memory.max": "3000", "memory.current": "2500", "memory.stat": "anon 2000\nfile 500\n"})
+    limit(job / "step_0", {"memory.max": "max", "memory.current": "2500", "memory.stat": "file 500\n"})
+    (job / "cpu.max").write_text("100000 100000\n")
+    (job / "step_0/cpu.max").write_text("max 100000\n")
+    assert free_memory() == 900, "nine tenths of 3000 less what is used and no cache"
+    assert default_jobs() == 1
+
+
+def test_the_limits_of_the_older_cgroups_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(executors, "_MEMBERSHIP", tmp_path / "membership")
+    (tmp_path / "membership").write_text("9:cpu,cpuacct:/slurm\n8:memory:/slurm/job_7\n0::/\n")
+    files = {"memory.limit_in_bytes": "3000", "memory.usage_in_bytes": "2500", "memory.stat": "total_cache 500\n"}
+    limit(tmp_path / "groups/memory/slurm/job_7", files)
+    assert free_memory() == 900
