@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ptool.errors import InputError, PtoolError
 from ptool import executors
+from ptool.errors import InputError, PtoolError
 from ptool.executors import default_jobs, free_memory, ordered_map
 
 
