@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from ptool.formats.mixture import Samples as Places
-from ptool.formats.packed import PackedRows
+from ptool.formats.packed import NO_TARGET, PackedRows
 from ptool.training import data, schedule, spikes, utilisation
 from ptool.training.config import RunConfig
 from ptool.training.corpus import Corpus
@@ -113,7 +113,7 @@ class Stepper:
         phase = self._course.phase(step)
         skipped = [decision.skip for decision in decisions]
         samples, cursor = data.take(state.cursor, phase.rows, skipped)
-        torch.manual_seed(config.run.seed * 1_000_003 + step * 1_009 + self._ranks.rank)
+        torch.manual_seed((config.run.seed * 1_000_003 + step * 1_009 + self._ranks.rank) % 2**63)  # any seed there is
         accumulation = phase.accumulation(self._ranks.size)
         self._engine.set_accumulation(accumulation)
         lr = self._course.learning_rate(step) * self._after_rollbacks(config.spike.lr_factor, decisions, step)
@@ -196,7 +196,8 @@ class Stepper:
                 target_sources(splits[folder], row, phase.seq_len, names)
                 for folder, row in zip(places.folders.tolist(), places.rows.tolist(), strict=True)
             ]
-            yield self._rows(mine, places), np.stack(sources)
+            rows = self._rows(mine, places)
+            yield rows, np.stack(sources) if sources else np.zeros_like(rows.targets)
 
     def probe(self) -> float:
         """Mean loss on the data's first row: the same on every rank, whatever was trained on."""
@@ -253,6 +254,9 @@ class Stepper:
         )
 
     def _rows(self, samples: data.Samples, places: Places) -> PackedRows:
+        if not len(samples):  # all ranks pass as often; a row without targets adds nothing
+            idle = self._corpus.first_row()
+            return idle._replace(targets=np.full_like(idle.targets, NO_TARGET))
         rows = self._corpus.rows(places)
         return rows._replace(targets=self._faults.targets(rows.targets, samples))
 

@@ -130,8 +130,8 @@ class Phase(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.batch_tokens // self.seq_len
 
     def accumulation(self, ranks: int) -> int:
-        """Forward passes of one of `ranks` ranks per optimiser step."""
-        return self.rows // (ranks * self.micro_rows)
+        """Forward passes of one of `ranks` ranks per optimiser step, of `micro_rows` rows at most."""
+        return -(-self.rows // (ranks * self.micro_rows))
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -47,6 +47,8 @@ class SampleOrder:
 
     def places(self, samples: Samples) -> mixture.Samples:
         """Where the rows of `samples`, any numbers in rising order, stand."""
+        if not len(samples):
+            return self._mixture.samples(0, 0)
         gaps = np.flatnonzero(np.diff(samples) != 1) + 1
         edges = [0, *gaps.tolist(), len(samples)]
         runs = [
@@ -91,7 +93,9 @@ def advance(cursor: int, count: int, skipped: Iterable[Range]) -> int:
 
 
 def share(samples: Samples, rank: int, ranks: int, accumulation: int) -> Sequence[Samples]:
-    """The micro-batches of one rank: its slice of the step's samples, cut in `accumulation` equal parts."""
-    per_rank = len(samples) // ranks
-    mine = samples[rank * per_rank : (rank + 1) * per_rank]
-    return np.split(mine, accumulation)
+    """The micro-batches of one rank: its slice of the step's samples, cut in `accumulation` parts.
+
+    All are equal where the batch was planned for as many ranks. A rollback past a change of ranks takes steps that were
+    planned for others: there sizes differ by one, and a part can be empty, but every sample is in one.
+    """
+    return np.array_split(np.array_split(samples, ranks)[rank], accumulation)

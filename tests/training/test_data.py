@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptool.training import data
+from tests.training import plans
 
 
 def order(num_rows: int, *, seed: int = 0, fingerprint: str = "a") -> data.SampleOrder:
@@ -68,3 +69,14 @@ def test_the_ranks_shares_are_the_step_whatever_their_number(ranks, accumulation
     shares = [np.concatenate(data.share(samples, rank, ranks, accumulation)) for rank in range(ranks)]
     assert np.concatenate(shares).tolist() == samples.tolist()
     assert all(len(part) == micro_rows for part in data.share(samples, 0, ranks, accumulation))
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 4))
+def test_ranks_that_a_batch_was_not_planned_for_share_all_of_it(rows, ranks, micro_rows):
+    """A rollback past a change of ranks takes steps of the old plan: no row is lost, and all ranks pass as often."""
+    samples = np.arange(rows)
+    accumulation = plans.phase(batch_tokens=rows * 32, micro_rows=micro_rows).accumulation(ranks)
+    shares = [data.share(samples, rank, ranks, accumulation) for rank in range(ranks)]
+    assert np.concatenate([part for parts in shares for part in parts]).tolist() == samples.tolist()
+    assert {len(parts) for parts in shares} == {accumulation}
+    assert max(len(part) for parts in shares for part in parts) <= micro_rows

@@ -86,3 +86,26 @@ def test_every_step_is_what_the_plan_says_also_after_the_plan_changed(folders: l
     longer = tiny.run("resume", run, "--set", f"run.tokens={course.num_tokens + 1024}")
     assert longer.returncode == 0, longer.stderr
     assert len(tiny.lines(run / "metrics.jsonl")) == course.num_steps + 2
+
+
+def test_steps_planned_for_fewer_ranks_are_taken_again_by_more_than_their_batch_has_rows(folders: list[Path]) -> None:
+    """The newest checkpoint cannot be read, so the run goes on from before the change: two rows on three ranks."""
+    base = folders[0].parent
+    run = base / "ranks"
+    seed = "[run]\nseed = 20251122174500\n"  # a time of day is a seed too, large as it is
+    (base / "small.toml").write_text(tiny.CONFIG.replace("tokens = 256", "tokens = 64") + seed)
+    settings = ["--config", base / "small.toml", "--ranks", "1", "--checkpoint-every", "2", "--max-steps", "4"]
+    assert tiny.run("train", folders[0], *settings, "-o", run).returncode == 0
+    before = tiny.history(run)
+    weights = run / "checkpoints" / "step_00000004" / "weights_00000.safetensors"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    changes = ["--set", "parallel.ranks=3", "--set", "batch.tokens=96", "--set", "run.max_steps=6"]
+    done = tiny.run("resume", run, *changes)
+    assert done.returncode == 0, done.stderr
+    assert "step 4 is broken" in done.stderr
+    after = tiny.history(run)
+    assert [(step, samples) for step, _, _, samples in after[:4]] == [(step, samples) for step, _, _, samples in before]
+    for now, was in zip(after[:4], before, strict=True):
+        assert now[1:3] == pytest.approx(was[1:3], rel=1e-4)
+    assert [samples for _, _, _, samples in after[4:]] == [[8, 14], [14, 20]], "six rows: two on each rank"
+    assert {r["attempt"] for r in tiny.lines(run / "metrics.jsonl")[2:]} == {2}
