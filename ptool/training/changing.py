@@ -203,10 +203,10 @@ def _future(
         is_last = number == len(future) - 1
         tokens = min(budget, phase.steps * phase.batch_tokens) if not is_last else budget
         fitted = _refit(phase, config, changed, data, planned)
-        if "run.max_steps" in planned and is_last:
-            steps = int(given["run.max_steps"]) - step - sum(piece.steps for piece in pieces)
-        else:
-            steps = -(-tokens // fitted.batch_tokens)
+        steps = -(-tokens // fitted.batch_tokens)
+        if "run.max_steps" in planned:
+            left = int(given["run.max_steps"]) - step - sum(piece.steps for piece in pieces)
+            steps = left if is_last else min(steps, left)
         budget -= tokens
         if steps > 0:
             pieces.append(replace(fitted, steps=steps))

@@ -168,13 +168,24 @@ def _whole_run(config: RunConfig, folders: Sequence[FolderFacts]) -> int:
     """Tokens of a run without phases: as many as asked for, or one pass over the folders of its mix."""
     weights = weights_of(config.data.mix, folders)
     seq_len = length_of(weights, folders)
-    batch, _ = fit_batch(config.batch, config.batch.tokens, seq_len, config.parallel.ranks)
     if config.run.max_steps:
-        return config.run.max_steps * batch
+        return _tokens_of(config.run.max_steps, config, seq_len)
     if config.run.tokens:
         return config.run.tokens
+    batch, _ = fit_batch(config.batch, config.batch.tokens, seq_len, config.parallel.ranks)
     rows = sum(folder.num_rows for folder, weight in zip(folders, weights, strict=True) if weight)
     return max(batch, rows * seq_len // batch * batch)
+
+
+def _tokens_of(steps: int, config: RunConfig, seq_len: int) -> int:
+    """Tokens of as many steps, of which the first are smaller where the batch grows."""
+    tokens, left = 0, steps
+    for asked, share in _growing(config.batch, config.batch.tokens):
+        batch, _ = fit_batch(config.batch, asked, seq_len, config.parallel.ranks)
+        taken = min(left, -(-share // batch)) if share else left
+        tokens += taken * batch
+        left -= taken
+    return tokens
 
 
 def _pieces(phase: PhaseGiven, number: int, config: RunConfig, folders: Sequence[FolderFacts]) -> Iterator[Phase]:

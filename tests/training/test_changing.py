@@ -94,6 +94,15 @@ def test_a_longer_run_stretches_its_curve_and_says_where_the_rate_jumps():
         changed(run(), run={"tokens": 16_384})
 
 
+def test_a_run_of_several_phases_ends_at_the_step_that_is_asked_for():
+    parts = [{"tokens": 16_384 * 50, "mix": {"web": 1.0}}, {"tokens": 16_384 * 50, "mix": {"code": 1.0}}]
+    old = resolved(TWO, batch={"tokens": 16_384}, phase=parts)
+    for steps in (41, 50, 60, 120):
+        new, _ = changed(old, run={"max_steps": steps})
+        assert new.run.max_steps == steps
+        assert sum(phase.steps for phase in new.phase if phase.weights[0]) == min(steps, 50)
+
+
 def test_new_phases_replace_all_that_is_left():
     new, _ = changed(
         run(), phase=[{"name": "end", "tokens": 16_384 * 5, "mix": {"code": 1.0}, "peak_lr": 1e-4, "end_lr": 0}]

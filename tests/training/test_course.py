@@ -130,6 +130,12 @@ def test_a_growing_batch_doubles_in_equal_parts_of_its_tokens():
     assert config.schedule.warmup_tokens == Course(config.phase).tokens(steps), "its own steps' tokens"
 
 
+@pytest.mark.parametrize("steps", [3, 60, 100])
+def test_as_many_steps_as_asked_for_also_where_the_first_have_smaller_batches(steps):
+    growing = {"tokens": 16_384, "warmup_from": 2048, "warmup_tokens": 300_000}
+    assert resolved(batch=growing, run={"max_steps": steps}).run.max_steps == steps
+
+
 def test_without_a_mix_every_token_of_every_folder_comes_once():
     two = facts(folder("web"), folder("code", num_rows=2000, num_tokens=900_000))
     config = resolved(two, batch={"tokens": 8192})
