@@ -223,19 +223,23 @@ class _Section:
 
 
 def whole_lines(chunks: Iterable[bytes], batch_bytes: int) -> Iterator[bytes]:
-    """Regroup chunks into batches that end in a newline; linear also for a line of many chunks."""
+    """Regroup chunks into batches that end with the line that fills them; linear also for a line of many chunks.
+
+    Where a batch ends depends on the bytes alone, not on the chunks: those of a pipe are as its writer was quick or
+    slow, and a run that goes on where a stopped one ended (tokenizing/sharding.py) counts batches.
+    """
     pieces: list[bytes] = []
     size = 0
-    has_newline = False
     for chunk in chunks:
-        has_newline = has_newline or b"\n" in chunk
-        pieces.append(chunk)
-        size += len(chunk)
-        if size >= batch_bytes and has_newline:
-            data = b"".join(pieces)
-            end = data.rfind(b"\n") + 1
-            pieces, size, has_newline = [data[end:]], len(data) - end, False  # before the batch is worked on
-            yield data if end == len(data) else data[:end]
+        start = 0
+        while end := chunk.find(b"\n", start + max(0, batch_bytes - 1 - size)) + 1:
+            data = b"".join([*pieces, chunk[start:end]])
+            pieces, size, start = [], 0, end  # before the batch is worked on
+            yield data
+        rest = chunk[start:]
+        if rest:
+            pieces.append(rest)
+            size += len(rest)
     data = b"".join(pieces)
     pieces.clear()
     if data:

@@ -235,6 +235,34 @@ def test_batches_hold_whole_lines_and_number_them() -> None:
     assert number == len(LINES) + 1
 
 
+class Trickle(io.RawIOBase):
+    """What a pipe is: a read returns what is there, however little."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self._data, self._sizes = data, sizes
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        size = self._sizes.pop(0) if self._sizes else 1 << 20
+        taken, self._data = self._data[:size], self._data[size:]
+        return taken
+
+
+@given(sizes=st.lists(st.integers(1, 300)), batch_bytes=st.integers(1, 200), packed=st.booleans())
+@settings(deadline=None)
+def test_batches_are_the_same_however_slowly_a_pipe_gives_its_bytes(
+    sizes: list[int], batch_bytes: int, packed: bool
+) -> None:
+    data = stream(LINES) if packed else b"".join(LINES)
+    at_once = StreamReader(["-"], stdin=io.BytesIO(data), batch_bytes=batch_bytes)
+    slowly = StreamReader(["-"], stdin=Trickle(data, sizes), batch_bytes=batch_bytes)  # type: ignore[arg-type]
+    batches = [batch.data for batch in slowly]
+    assert batches == [batch.data for batch in at_once]
+    assert all(len(batch) >= batch_bytes > batch.rfind(b"\n", 0, -1) + 1 for batch in batches[:-1]), "to the line"
+
+
 def split_frames(whole: bytes) -> list[bytes]:
     """The frames of a stream, found by their magic numbers."""
     starts = [n for n in range(len(whole)) if whole.startswith((frames.ZSTD_MAGIC, frames.SKIPPABLE_MAGIC), n)]

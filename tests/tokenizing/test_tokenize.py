@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pydoc_data.topics
 import signal
@@ -272,7 +273,7 @@ def test_a_run_that_was_killed_goes_on_after_its_last_complete_shard(
     source, other = stream(tmp_path / "in.jsonl", documents), stream(tmp_path / "other.jsonl", documents[1:])
     shorter = stream(tmp_path / "shorter.jsonl", documents[:5])
     config = TokenizeConfig(shard_tokens=150_000)
-    small = partial(StreamReader, batch_bytes=1 << 14)
+    small = partial(StreamReader, batch_bytes=1 << 19)
     monkeypatch.setattr("ptool.tokenizing.intake.StreamReader", small)
     tokenize([source], tmp_path / "unbroken", tokenizer.file, config)
 
@@ -297,6 +298,43 @@ def test_a_run_that_was_killed_goes_on_after_its_last_complete_shard(
     assert any(encoded)
     assert not all(encoded[5:])
     assert contents(folder) == contents(tmp_path / "unbroken")
+
+
+def test_a_killed_run_goes_on_from_a_pipe_that_gives_its_bytes_in_other_portions(
+    tmp_path: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f'{{"id":"{number}","text":"{number} cats"}}\n'.encode() for number in range(400)]
+    data = b"".join(lines)
+
+    class Pipe(io.RawIOBase):
+        def __init__(self, portion: int) -> None:
+            self._left, self._portion = data, portion
+
+        def readable(self) -> bool:
+            return True
+
+        def read(self, size: int = -1) -> bytes:
+            taken, self._left = self._left[: self._portion], self._left[self._portion :]
+            return taken
+
+    def run(portion: int, folder: Path) -> None:
+        reader = partial(StreamReader, stdin=Pipe(portion), batch_bytes=1000)
+        monkeypatch.setattr("ptool.tokenizing.intake.StreamReader", reader)
+        tokenize(["-"], folder, tokenizer.file, TokenizeConfig(shard_tokens=300))
+
+    def stop(encoding: Encoding, item: Item) -> EncodedBatch:
+        if item.number == 6:
+            raise KeyboardInterrupt
+        return encode_batch(encoding, item)
+
+    run(1 << 20, tmp_path / "unbroken")
+    with monkeypatch.context() as patched:
+        patched.setattr("ptool.tokenizing.run.encode_batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(7, tmp_path / "tok")
+    assert list((tmp_path / "tok").glob("shard-*.done"))
+    run(900, tmp_path / "tok")
+    assert contents(tmp_path / "tok") == contents(tmp_path / "unbroken")
 
 
 def test_a_difference_of_the_engines_is_never_published(
