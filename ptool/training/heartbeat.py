@@ -3,7 +3,8 @@
 Every rank counts the places it passes in a step (reading rows, forward and backward, adding up, …). All ranks pass the
 same places in the same order, so the one with the lowest count is the one the others wait for; that is all it takes,
 and no clocks of two hosts are compared. A thread of each rank writes the count to RUN/.heartbeat/rank_00000.json every
-few seconds; the lowest rank that is alive reads them all and tells
+few seconds; the lowest rank that is alive reads them all and tells (the others read that one's alone: a thousand ranks
+that each read a thousand files would be a million reads every few seconds, of a file system that all share)
 
     a rank whose file stands still         stopped, or its host is dead
     a rank behind the others               it hangs, where, and for how long
@@ -41,7 +42,8 @@ SILENT_BEATS = 4  # files may arrive late through a network file system
 class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     """What a rank tells of itself: `beat` grows while its thread lives, `passed` with each place it passes.
 
-    `own_seconds` is the median time of a step's own work, once enough steps were taken.
+    `own_seconds` is the median time of a step's own work, once enough steps were taken; `hanging` what the rank that
+    watches the others found.
     """
 
     rank: int
@@ -52,6 +54,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     step: int
     place: str
     own_seconds: float | None = None
+    hanging: str | None = None
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +95,7 @@ class Heartbeat:
         self._stacks: TextIO | None = None
         self._over = threading.Event()
         self._observer = Observer(every_seconds, hang_seconds)
+        self._hanging: str | None = None
         self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -124,19 +128,30 @@ class Heartbeat:
 
     @property
     def diagnosis(self) -> str | None:
-        """What this rank saw of a hang that is not over; for the message of the collective that fails from it."""
-        return self._observer.hanging
+        """What is known here of a hang that is not over; for the message of the collective that fails from it."""
+        return self._hanging
 
     def _live(self) -> None:
         while not self._over.wait(self._every):
             self._beat += 1
             self._write()
-            found = self._observer.look(self._read(), time.monotonic())
-            if self._rank == self._observer.teller:
-                for event, sentence in found.items():
-                    stacks = f"; stacks of all ranks are in {self._folder}" if event == "hang" else ""
-                    with suppress(Exception):
-                        self._tell(event, sentence + stacks)
+            self.look(time.monotonic())
+
+    def look(self, now: float) -> None:
+        """Watch all ranks, where no lower one is alive to do it; else hear what that one found. The thread's work."""
+        for rank in range(self._rank):
+            speaker = self._read(rank)
+            if speaker is not None and self._observer.is_alive(speaker, now):
+                self._hanging = speaker.hanging
+                return
+        pulses = {rank: pulse for rank in range(self._ranks) if (pulse := self._read(rank)) is not None}
+        found = self._observer.look(pulses, now)
+        self._hanging = self._observer.hanging
+        if self._rank == self._observer.teller:
+            for event, sentence in found.items():
+                stacks = f"; stacks of all ranks are in {self._folder}" if event == "hang" else ""
+                with suppress(Exception):
+                    self._tell(event, sentence + stacks)
 
     def _write(self) -> None:
         pulse = Pulse(
@@ -148,6 +163,7 @@ class Heartbeat:
             step=self._step,
             place=self._place,
             own_seconds=median(self._own) if len(self._own) == SLOW_STEPS else None,
+            hanging=self._hanging,
         )
         path = self._folder / file_of(self._rank)
         with suppress(OSError):  # a full disk is the checkpoints' business
@@ -155,12 +171,10 @@ class Heartbeat:
             temporary.write_bytes(msgspec.json.encode(pulse))
             temporary.replace(path)
 
-    def _read(self) -> dict[int, Pulse]:
-        found = {}
-        for rank in range(self._ranks):
-            with suppress(OSError, msgspec.DecodeError):
-                found[rank] = msgspec.json.decode((self._folder / file_of(rank)).read_bytes(), type=Pulse)
-        return found
+    def _read(self, rank: int) -> Pulse | None:
+        with suppress(OSError, msgspec.DecodeError):
+            return msgspec.json.decode((self._folder / file_of(rank)).read_bytes(), type=Pulse)
+        return None
 
 
 class Observer:
@@ -193,6 +207,10 @@ class Observer:
             self._told_slow[slow[0]] = now
             events["slow"] = slow[1]
         return events
+
+    def is_alive(self, pulse: Pulse, now: float) -> bool:
+        """Whether this rank's beat has moved of late, or is seen for the first time."""
+        return self._see(pulse, now).silent_seconds <= self._silent_after
 
     @property
     def _silent_after(self) -> float:

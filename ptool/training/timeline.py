@@ -107,7 +107,7 @@ class Timeline:
 
     @property
     def slowest_save(self) -> float:
-        """Seconds that a save takes at most, by the last few in the ledger; 0.0 before any, and where it is not kept."""
+        """Seconds that a save takes at most, by the last few in the ledger; 0.0 before any, and on the other ranks."""
         return 0.0 if self._ledger is None else self._ledger.slowest_save
 
     def close(self) -> None:

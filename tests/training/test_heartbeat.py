@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from ptool.training.heartbeat import FOLDER, Heartbeat, Observer, Pulse, slow_rank
 from tests.training import tiny
@@ -74,6 +75,45 @@ def test_a_slow_rank_is_named_by_the_time_of_its_own_work_once_an_hour() -> None
     )
     told = looks(*[pulses(1.8)] * 4, seconds=1300.0, hang=1e9)
     assert ["slow" in events for events in told] == [True, False, False, True]
+
+
+def test_among_many_ranks_one_reads_all_files_and_the_others_hear_of_it_until_it_falls_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    hearts = [
+        Heartbeat(
+            tmp_path, rank=rank, ranks=64, every_seconds=1.0, hang_seconds=8.0, tell=lambda *said: told.append(said[1])
+        )
+        for rank in range(64)
+    ]
+    (tmp_path / FOLDER).mkdir()
+    read_by = [0] * 64
+    read = Heartbeat._read
+
+    def counted(heart: Heartbeat, rank: int) -> Pulse | None:
+        read_by[heart._rank] += 1
+        return read(heart, rank)
+
+    def live(seconds: range, ranks: range) -> None:
+        for second in seconds:
+            for heart in hearts[ranks.start : ranks.stop]:
+                heart._beat += 1
+                heart._write()
+            for heart in hearts[ranks.start : ranks.stop]:
+                heart.look(float(second))
+
+    monkeypatch.setattr(Heartbeat, "_read", counted)
+    live(range(1), range(64))
+    assert read_by == [64] + [1] * 63
+    live(range(1, 11), range(64))
+    assert len(told) == 1
+    assert "all 64 ranks are in starting" in told[0]
+    assert {heart.diagnosis for heart in hearts} == {told[0].partition(";")[0]}, "all can name it in their errors"
+    live(range(11, 31), range(1, 64))  # rank 0's host is gone
+    assert len(told) == 2
+    assert told[1].startswith("rank 0 (host ")
+    assert all(heart.diagnosis and "rank 0 (host " in heart.diagnosis for heart in hearts[1:])
 
 
 RANK = """
