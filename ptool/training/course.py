@@ -93,6 +93,17 @@ class Course:
         changing = ("weights", "seq_len", "batch_tokens")
         return any(getattr(before, name) != getattr(now, name) for name in changing)
 
+    def mix_began(self, step: int, skipped: Iterable[Range]) -> int:
+        """The sample in data order from which on rows were drawn by the mix of `step`.
+
+        What is left out because of `step` must not begin before it: the phase before would take its last steps from
+        after the hole, by its own mix, and the guilty rows of this one would only come later.
+        """
+        index = self.index(step)
+        while index and self.phases[index - 1].weights == self.phases[index].weights:
+            index -= 1
+        return self.first_samples(skipped)[index]
+
     def first_samples(self, skipped: Iterable[Range]) -> list[int]:
         """The sample in data order at which each phase begins, given what is left out."""
         ranges = list(skipped)

@@ -112,7 +112,7 @@ def replay(run: Path, config: Spike, *, course: Course) -> Replay:
             window = spikes.accept(config, window, now)
         elif now.samples not in judged:  # after a kill the run does not try again what it left out
             judged.add(now.samples)
-            decision = _decision(config, window, decisions, now, verdict)
+            decision = _decision(config, window, decisions, now, verdict, course)
             decisions.append(decision)
             outcomes.append(Outcome(decision=decision, refused=batch.refused))
     return Replay(
@@ -151,13 +151,19 @@ def _observation(record: Record) -> Observation:
 
 
 def _decision(
-    config: Spike, window: Window, decisions: Sequence[Decision], now: Observation, verdict: spikes.Verdict
+    config: Spike,
+    window: Window,
+    decisions: Sequence[Decision],
+    now: Observation,
+    verdict: spikes.Verdict,
+    course: Course,
 ) -> Decision:
     target, skip = None, now.samples
     if verdict.action == Action.ROLLBACK:
         onset, first = spikes.onset(config, window, decisions, now)
         target = max(0, spikes.latest_target(config, decisions, onset))
-        skip = spikes.guilty(config, decisions, onset, first, now, cursor=0)
+        began = course.mix_began(now.step, [decision.skip for decision in decisions])
+        skip = spikes.guilty(config, decisions, onset, first, now, cursor=began)
     return Decision(
         action=verdict.action.value,
         step=now.step - 1,

@@ -172,7 +172,7 @@ def guilty(
 ) -> tuple[int, int]:
     """The samples a rollback leaves out: onset to now with a margin, doubled when it recurs; none before `cursor`.
 
-    `cursor` is the data cursor of the checkpoint gone back to.
+    `cursor` is the data cursor of the checkpoint gone back to, or where the mix of `now` began if that is later.
     """
     batch = now.samples[1] - now.samples[0]
     start = max(cursor, first - config.margin * batch)

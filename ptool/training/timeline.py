@@ -22,6 +22,7 @@ from ptool.formats.checkpoints import Checkpoint
 from ptool.reporting import Reporter
 from ptool.training import checkpoints, spikes
 from ptool.training.config import RunConfig
+from ptool.training.course import Course
 from ptool.training.history import Ledger, Metrics, StepRecord, next_attempt, stands
 from ptool.training.ranks import Ranks
 from ptool.training.spikes import Action, Decision, Observation, Verdict, Window
@@ -149,7 +150,8 @@ class Timeline:
             reason = f"{verdict.reason}; no checkpoint is left to go back to"
             return msgspec.structs.replace(refused, action=Action.HALT.value, reason=reason)
         target, cursor = found
-        skip = spikes.guilty(config, self.decisions, onset_step, first, now, cursor)
+        began = Course(self._config.phase).mix_began(now.step, [decision.skip for decision in self.decisions])
+        skip = spikes.guilty(config, self.decisions, onset_step, first, now, max(cursor, began))
         return msgspec.structs.replace(refused, skip=skip, target=target)
 
     def _latest_target(self, now: Observation, window: Window) -> int:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,14 +19,18 @@ from ptool.errors import DamagedInput, InputError
 from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import list_files
 from ptool.formats.manifests import encode_manifest, new_manifest
+from ptool.formats.mixture import Mixture, Phase
 from ptool.reporting import SILENT
 from ptool.training import config as configs
 from ptool.training import history, locks
 from ptool.training.checkpoints import Position
 from ptool.training.config import RunConfig, Spike
+from ptool.training.course import Course
+from ptool.training.data import take
 from ptool.training.history import JsonLines, Ledger, Metrics, StepRecord, stands
 from ptool.training.spikes import Action, Decision, Observation, Verdict, Window
 from ptool.training.timeline import Timeline
+from tests.training import plans
 
 
 def record(step: int, attempt: int = 1) -> StepRecord:
@@ -180,8 +185,9 @@ def standing(run: Path, step: int, decisions: int, *, scheduled: bool = True) ->
     return publish(run, step, msgspec.to_builtins(position))
 
 
-def timeline(run: Path) -> Timeline:
-    config = RunConfig(model={}, metrics=configs.Metrics(tensorboard=False), spike=Spike(back_off=10))
+def timeline(run: Path, *phases: configs.Phase) -> Timeline:
+    metrics, spike = configs.Metrics(tensorboard=False), Spike(back_off=10)
+    config = RunConfig(model={}, metrics=metrics, spike=spike, phase=phases or (plans.phase(),))
     return Timeline(run, config, OneRank(), SILENT)  # type: ignore[arg-type]
 
 
@@ -232,6 +238,28 @@ def test_a_rollback_goes_to_the_newest_good_checkpoint_far_enough_back_or_the_ol
     early = Observation(step=3, samples=(16, 24), loss=9.0, grad_norm=1.0)
     (tmp_path / "none").mkdir()
     assert timeline(tmp_path / "none").decide(early, verdict, Window()).action == "halt"
+
+
+def test_a_rollback_over_the_beginning_of_a_mix_leaves_the_guilty_rows_out_and_not_those_of_the_mix_before(tmp_path):
+    """The first batch of the second mix is refused: with a margin before it, its rows would come again."""
+    web, code = plans.phase(steps=20, weights=(1.0, 0.0)), plans.phase(name="code", weights=(0.0, 1.0))
+    standing(tmp_path, 0, 0)
+    now = Observation(step=21, samples=(160, 168), loss=9.0, grad_norm=1.0)
+    found = timeline(tmp_path, web, code).decide(now, Verdict(action=Action.ROLLBACK, reason="r"), Window())
+    course = Course([web, code])
+
+    def rows(samples: np.ndarray, skipped: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        phases = [Phase(*pair) for pair in zip(course.first_samples(skipped), ((1.0, 0.0), (0.0, 1.0)), strict=True)]
+        order = Mixture([1000, 1000], [32_000, 32_000], phases, seed=1)
+        places = [order.samples(sample, 1) for sample in samples.tolist()]
+        return [(int(place.folders[0]), int(place.rows[0])) for place in places]
+
+    guilty = set(rows(np.arange(*now.samples), []))
+    taken, _ = take(0, 120 * 8, [found.skip])
+    again = rows(taken, [found.skip])
+    assert not guilty & set(again)
+    assert again[:160] == rows(np.arange(160), []), "the mix before lost nothing"
+    assert (found.target, found.skip) == (0, (160, 176))
 
 
 class InMemory:
