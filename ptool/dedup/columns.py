@@ -9,10 +9,13 @@ whole, so a task that was killed has no file and is done again.
 
 from __future__ import annotations
 
+import math
+import mmap
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import msgspec
 import numpy as np
@@ -23,6 +26,7 @@ from ptool.formats.atomic import replacing
 
 _MAGIC = b"ptool columns 1\n"
 _ALIGNMENT = 64
+_MOST_MAPPED = 64  # files at once: each takes a descriptor, of which a process has 1024 unless somebody raised it
 
 Array = npt.NDArray[Any]
 
@@ -80,7 +84,13 @@ class ColumnWriter:
 
 
 class Columns:
-    """A file of columns, opened: `columns[name]` is an array mapped into memory. Raises DamagedInput for a cut file."""
+    """A file of columns, opened: `columns[name]` is an array mapped into memory. Raises DamagedInput for a cut file.
+
+    Any number of them can be open: the file is mapped when an array is asked for, and let go of when `_MOST_MAPPED`
+    others were mapped after it. An array that somebody still has keeps its mapping, and with it a descriptor.
+    """
+
+    _mapped: ClassVar[deque[Columns]] = deque()
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -97,6 +107,7 @@ class Columns:
                 raise DamagedInput(f"not a file of columns: {error}", where=str(path)) from error
         self.details = directory.details
         self._columns = directory.columns
+        self._mapping: mmap.mmap | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self._columns
@@ -107,7 +118,17 @@ class Columns:
         if not all(shape):  # nothing to be mapped
             return np.zeros(shape, dtype=column.dtype)
         # A plain array over the mapping: a memmap object would cost a microsecond for every slice.
-        return np.asarray(np.memmap(self.path, dtype=column.dtype, mode="r", offset=column.offset, shape=shape))
+        array = np.frombuffer(self._map(), dtype=column.dtype, count=math.prod(shape), offset=column.offset)
+        return array.reshape(shape)
+
+    def _map(self) -> mmap.mmap:
+        if self._mapping is None:
+            with self.path.open("rb") as file:
+                self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._mapped.append(self)
+            if len(self._mapped) > _MOST_MAPPED:
+                self._mapped.popleft()._mapping = None
+        return self._mapping
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _ranks(config: DedupConfig, shard: Shard, documents: Offsets) -> Offsets:
         return -shard.columns["lengths"][documents].astype(np.int64)
     places = {name: place for place, name in enumerate(config.preferred)}
     by_code = np.array([places.get(name, len(places)) for name in shard.source_names] or [0], dtype=np.int64)
-    ranks: Offsets = by_code[shard.sources[documents]]
+    ranks: Offsets = by_code[shard.columns["sources"][documents]]
     return ranks
 
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,7 +87,7 @@ def dedup_files(
     Raises DamagedInput when an input changes meanwhile.
     """
     shards, table = _decide(work, plan, inputs, input_labels, folder, reporter)
-    _remove(work, shards, table, run)
+    _remove(work, inputs, shards, table, run)
     if plan.clusters is not None:
         _write_clusters(plan.clusters, shards, table)
     return table.counters
@@ -121,7 +122,7 @@ def _decide(
     reporter.notice(f"described {sum(shard.num_documents for shard in shards):,} documents in {_since(started)}")
 
     started = time.monotonic()
-    count = plan.partitions or num_partitions(sum(len(shard.pair_keys) for shard in shards), work.jobs)
+    count = plan.partitions or num_partitions(sum(len(shard.columns["pair_keys"]) for shard in shards), work.jobs)
     outputs = [str(folder / f"shared-{number:05d}") for number in range(count)]
     partition_tasks = [
         PartitionTask(
@@ -151,10 +152,12 @@ def _decide(
     return shards, DropTable(decided)
 
 
-def _remove(work: Deduplication, shards: Sequence[Shard], table: DropTable, run: TransformRun) -> None:
+def _remove(
+    work: Deduplication, inputs: Sequence[str], shards: Sequence[Shard], table: DropTable, run: TransformRun
+) -> None:
     """Write the inputs without the documents that go."""
     decoding = partial(decode_lines, keys=work.keys)
-    lines = _same_lines(run.lines(), shards)
+    lines = _same_lines(run.lines(), shards, inputs)
     position, rows, first = -1, table.of_shard(0), 0
     named = work.options.policy.rejects is not None
     for received in ordered_map(decoding, lines, jobs=work.jobs, preload=("ptool.text.batch",)):
@@ -177,24 +180,19 @@ def _remove(work: Deduplication, shards: Sequence[Shard], table: DropTable, run:
         first = last
 
 
-def _same_lines(lines: Iterable[Lines], shards: Sequence[Shard]) -> Iterator[Lines]:
+def _same_lines(lines: Iterable[Lines], shards: Sequence[Shard], inputs: Sequence[str]) -> Iterator[Lines]:
     """The lines, refused at the end of an input that is not the one described."""
-    position, digest, path = 0, xxhash.xxh3_128(), ""
-    seen = False
-    for one in lines:
-        if seen and one.source != position:
-            _check(shards[position], digest.hexdigest(), path)
-            digest = xxhash.xxh3_128()
-        position, path, seen = one.source, one.path, True
-        digest.update(one.data)
-        yield one
-    if seen:
-        _check(shards[position], digest.hexdigest(), path)
-
-
-def _check(shard: Shard, digest: str, path: str) -> None:
-    if shard.digest != f"xxh3-128:{digest}":
-        raise DamagedInput("the file changed while it was deduplicated", where=path, hint="run it again")
+    position, digest = 0, xxhash.xxh3_128()
+    for one in chain(lines, [None]):
+        while position < (len(shards) if one is None else one.source):  # those too of which no line came
+            if shards[position].digest != f"xxh3-128:{digest.hexdigest()}":
+                raise DamagedInput(
+                    "the file changed while it was deduplicated", where=inputs[position], hint="run it again"
+                )
+            position, digest = position + 1, xxhash.xxh3_128()
+        if one is not None:
+            digest.update(one.data)
+            yield one
 
 
 def _write_clusters(path: Path, shards: Sequence[Shard], table: DropTable) -> None:

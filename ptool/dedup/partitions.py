@@ -42,10 +42,11 @@ def find_shared(task: PartitionTask) -> None:
     keys, owners, documents = [], [], []
     for position, path in enumerate(task.shards):
         shard = Shard(Path(path))
-        start = int(np.searchsorted(shard.pair_keys, np.uint64(low)))
-        stop = int(np.searchsorted(shard.pair_keys, np.uint64(high), side="right"))
-        keys.append(shard.pair_keys[start:stop])
-        documents.append(shard.pair_documents[start:stop])
+        all_keys = shard.columns["pair_keys"]
+        start = int(np.searchsorted(all_keys, np.uint64(low)))
+        stop = int(np.searchsorted(all_keys, np.uint64(high), side="right"))
+        keys.append(all_keys[start:stop].copy())  # a view would keep the file open, and there may be 90,000 of them
+        documents.append(shard.columns["pair_documents"][start:stop].copy())
         owners.append(np.full(stop - start, position, dtype=np.uint32))
     shared = _shared(np.concatenate(keys), np.concatenate(owners), np.concatenate(documents))
     with writing_columns(output) as writer:
@@ -66,7 +67,7 @@ def shared_documents(outputs: list[str], position: int) -> Offsets:
         columns = Columns(Path(path))
         owners = columns["owners"]
         first, last = np.searchsorted(owners, position), np.searchsorted(owners, position, side="right")
-        found.append(columns["documents"][first:last])
+        found.append(columns["documents"][first:last].copy())
     return np.unique(np.concatenate(found)).astype(np.int64)
 
 

@@ -37,7 +37,7 @@ from ptool.errors import UsageError
 from ptool.executors import ordered_map
 from ptool.formats.atomic import replacing
 from ptool.formats.stages import StageReport, TransformRun
-from ptool.formats.streams import STDIN, Lines, StreamReader
+from ptool.formats.streams import STDIN, Lines, StreamReader, read_once
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import BadLine, Batch, Keys, decode
 from ptool.text.hashing import Bytes, Hashes, Offsets, hash_shingles, hash_texts
@@ -124,7 +124,7 @@ def run_pass(
     Raises UsageError where a Bloom filter is asked for and its size neither given nor to be counted.
     """
     sources = list(inputs) or [STDIN]
-    if config.error_rate is not None and config.expected_items is None and STDIN in sources:
+    if config.error_rate is not None and config.expected_items is None and read_once(sources):
         raise UsageError("the size of a Bloom filter is not known from a stream", hint="--expected-items 1e9")
     run = TransformRun(
         "dedup",
@@ -133,6 +133,7 @@ def run_pass(
         output,
         options=work.options,
         reporter=reporter,
+        beside={"--removed": removed},
     )
     with run, ExitStack() as stack:
         if run.up_to_date:

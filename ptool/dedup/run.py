@@ -30,7 +30,7 @@ from ptool.formats.atomic import describing_os_errors, write_bytes
 from ptool.formats.folders import is_folder, plan_folder
 from ptool.formats.manifests import Manifest, encode_manifest
 from ptool.formats.stages import StageReport, TransformRun, read_manifest
-from ptool.formats.streams import STDIN, Lines
+from ptool.formats.streams import STDIN, Lines, read_once
 from ptool.formats.streams import labels as labels_of
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import Batch, Keys, decode
@@ -93,12 +93,22 @@ def dedup_stream(
     sources = [str(source) for source in inputs] or [STDIN]
     if files is None and work.config.needs_files:
         files = FilesPlan()
-    if files is not None and STDIN in sources:
-        raise UsageError("this is decided over all documents, and stdin can be read once", hint="give files")
+    if files is not None and (once := read_once(sources)):
+        name = "stdin" if once[0] == STDIN else once[0]
+        raise UsageError(f"this is decided over all documents, and {name} can be read once", hint="give files")
     indexed = [path for path in (work.against, work.save_index) if path is not None]
     if files is not None and indexed:
         raise UsageError("an index is used and made in one pass: it is in memory either way", hint="--plan stream")
-    run = TransformRun("dedup", work.record(), sources, output, options=work.options, reporter=reporter, labels=labels)
+    run = TransformRun(
+        "dedup",
+        work.record(),
+        sources,
+        output,
+        options=work.options,
+        reporter=reporter,
+        labels=labels,
+        beside={"--save-index": work.save_index, "--clusters": files.clusters if files else None},
+    )
     with run:
         if run.up_to_date:
             if work.save_index is not None and not work.save_index.exists():

@@ -126,26 +126,22 @@ def _append_pairs(writer: ColumnWriter, pieces: list[Description]) -> None:
 
 
 class Shard:
-    """The description of one input file, opened."""
+    """The description of one input file, opened. It holds no arrays: with an input for each of a crawl's 90,000 files
+    the arrays of all would be more mappings and descriptors than a process may have (columns.Columns).
+    """
 
     def __init__(self, path: Path) -> None:
-        self._columns = Columns(path)
-        details = self._columns.details
+        self.columns = Columns(path)
+        details = self.columns.details
         self.digest: str = details["digest"]
         self.num_documents: int = details["num_documents"]
         self.source_names: list[str] = details["sources"]
-        self.columns = {
-            name: self._columns[name]
-            for name in ("text_hashes", "keys", "num_shingles", "signatures", "set_ends", "shingles", "lengths")
-        }
-        self.sources = self._columns["sources"]
-        self.pair_keys, self.pair_documents = self._columns["pair_keys"], self._columns["pair_documents"]
-        self._id_bytes, self._id_ends = self._columns["id_bytes"], self._columns["id_ends"]
 
     def id_of(self, document: int) -> str:
         """The id of a document, as its line has it."""
-        start = int(self._id_ends[document - 1]) if document else 0
-        return self._id_bytes[start : int(self._id_ends[document])].tobytes().decode()
+        ends = self.columns["id_ends"]
+        start = int(ends[document - 1]) if document else 0
+        return self.columns["id_bytes"][start : int(ends[document])].tobytes().decode()
 
     def rows(self, documents: Offsets) -> Description:
         """What describes some of the documents, in the order given."""

@@ -13,6 +13,7 @@ documents back.
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,11 +50,15 @@ class Ledger:
         self.dropped_by: dict[str, int] = {}
         self._digest = DocumentsDigest()
         self._pending = PendingFile(policy.rejects) if policy.rejects is not None else None
-        self._writer = (
-            StreamWriter(self._pending.file, stage=stage, compress=compress and not is_plain(policy.rejects))
-            if self._pending is not None
-            else None
-        )
+        self._writer: StreamWriter | None = None
+        if self._pending is not None:
+            try:
+                with describing_os_errors(self._pending.path):
+                    plain = is_plain(policy.rejects)
+                    self._writer = StreamWriter(self._pending.file, stage=stage, compress=compress and not plain)
+            except BaseException:
+                self.discard()
+                raise
 
     def drop(self, line: bytes, reason: dict[str, Any]) -> None:
         """Count one dropped document under `reason["rule"]`, and keep its line where rejects are kept."""
@@ -70,7 +75,9 @@ class Ledger:
             )
         self.rejected += 1
         if self._writer is not None:
-            why = {"stage": self._stage, "reason": message, "file": path, "line": number}
+            # A name that is no UTF-8 arrives with surrogates, which JSON must not have.
+            file = path.encode("utf-8", "backslashreplace").decode()
+            why = {"stage": self._stage, "reason": message, "file": file, "line": number}
             body = line.removesuffix(b"\n")
             try:
                 raw = {"ptool": why, "raw": body.decode("utf-8")}
@@ -96,7 +103,8 @@ class Ledger:
             manifest = new_manifest(
                 self._stage, config, documents_out=self._digest.documents, details={"stream": "rejects"}
             )
-            self._writer.finish(manifest)
+            with describing_os_errors(self._pending.path):
+                self._writer.finish(manifest)
             self._pending.seal()
 
     def publish(self) -> None:
@@ -137,7 +145,16 @@ def is_plain(path: Path | None) -> bool:
     return path is not None and path.name.endswith(".jsonl")
 
 
-def check_distinct(outputs: dict[str, Path | None], inputs: list[str]) -> None:
+def check_writable(outputs: Mapping[str, Path | None]) -> None:
+    """Refuse outputs that could not be written, before the work of which they come last."""
+    for option, path in outputs.items():
+        if path is not None and path.is_dir():
+            raise UsageError(f"{option} {path} is a folder, and a file is needed")
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"{option} {path}: there is no such folder", hint=f"mkdir -p {path.parent}")
+
+
+def check_distinct(outputs: Mapping[str, Path | None], inputs: list[str]) -> None:
     """Refuse outputs that are each other or an input: reading would meet what is being written."""
     seen = {Path(source).resolve(): f"input {source}" for source in inputs if source != "-"}
     for option, path in outputs.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ import msgspec
 
 from ptool.errors import UsageError
 from ptool.formats.atomic import PendingFile, describing_os_errors, write_bytes
-from ptool.formats.ledger import ErrorPolicy, Ledger, check_distinct, is_plain
+from ptool.formats.ledger import ErrorPolicy, Ledger, check_distinct, check_writable, is_plain
 from ptool.formats.manifests import (
     Counts,
     DocumentsDigest,
@@ -67,7 +67,8 @@ class TransformRun:
         report = run.finish()
 
     `inputs` are paths or "-", none means stdin; `output` is a file, None for stdout, or a list with one file for each
-    input. `config` is what determines the bytes. `labels` replaces the inputs' labels in ids.
+    input. `config` is what determines the bytes. `labels` replaces the inputs' labels in ids. `beside` are the
+    files that the stage itself writes when all is done, by option: they are refused before anything is read.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class TransformRun:
         options: StreamOptions = DEFAULTS,
         reporter: Reporter = SILENT,
         labels: Sequence[str] | None = None,
+        beside: Mapping[str, Path | None] | None = None,
     ) -> None:
         self._stage = stage
         self._config = config
@@ -88,7 +90,8 @@ class TransformRun:
         self._options = options
         self._reporter = reporter
         named = {f"-o {number}" if number else "-o": path for number, path in enumerate(self._outputs)}
-        check_distinct({**named, "--rejects": options.policy.rejects}, self._inputs)
+        check_distinct({**named, "--rejects": options.policy.rejects, **(beside or {})}, self._inputs)
+        check_writable(beside or {})
         self._reader = StreamReader(
             self._inputs, reporter=reporter, allow_empty=options.allow_empty, input_labels=labels
         )
@@ -222,7 +225,13 @@ class _Part:
         self._beside = options.manifest_beside or not compress  # plain lines have no trailer to carry it
         self._pending = PendingFile(path) if path is not None else None
         self.digest = DocumentsDigest()
-        self.writer = StreamWriter(self._pending.file if self._pending else stdout(), stage=stage, compress=compress)
+        sink = self._pending.file if self._pending else stdout()
+        try:
+            with self._describing_errors():
+                self.writer = StreamWriter(sink, stage=stage, compress=compress)
+        except BaseException:
+            self.discard()
+            raise
 
     def keep(self, data: bytes | memoryview, num_documents: int) -> None:
         self.digest.update(data, num_documents)

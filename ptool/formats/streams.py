@@ -156,21 +156,29 @@ class StreamWriter:
 
 
 def labels(sources: Sequence[str]) -> list[str]:
-    """A short name for each input: its file name, or the shortest path tail that tells equal names apart."""
+    r"""A short name for each input: its file name, or the shortest path tail that tells equal names apart.
+
+    It goes into JSON, so of a name that is no UTF-8 the bytes that are none are written out (`\udce9`).
+    """
     tails = [1] * len(sources)
     parts = [(STDIN,) if source == STDIN else PurePath(source).parts for source in sources]
     while True:
         names = ["/".join(part[-tail:]) for part, tail in zip(parts, tails, strict=True)]
+        called: dict[str, set[tuple[str, ...]]] = {}
+        for name, part in zip(names, parts, strict=True):
+            called.setdefault(name, set()).add(part)
         longer = [
-            index
-            for index, name in enumerate(names)
-            if tails[index] < len(parts[index])
-            and any(other == name and parts[i] != parts[index] for i, other in enumerate(names))
+            index for index, name in enumerate(names) if tails[index] < len(parts[index]) and len(called[name]) > 1
         ]
         if not longer:
-            return names
+            return [name.encode("utf-8", "backslashreplace").decode() for name in names]
         for index in longer:
             tails[index] += 1
+
+
+def read_once(sources: Sequence[str]) -> list[str]:
+    """Those of the inputs that can be read only once: stdin, pipes (`<(zcat …)`), devices."""
+    return [one for one in sources if one == STDIN or (Path(one).exists() and not Path(one).is_file())]
 
 
 def read_trailer(path: Path) -> Manifest | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import zstandard
 
+from ptool.dedup import columns
 from ptool.dedup import files as files_module
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.files import FilesPlan
@@ -194,6 +198,60 @@ def test_an_input_that_changes_while_it_is_deduplicated_is_refused(
     monkeypatch.setattr(files_module, "_remove", change_first)
     with pytest.raises(DamagedInput, match=r"part-1.*changed while"):
         dedup_stream(work(), inputs, tmp_path / "out.jsonl", files=FilesPlan())
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_input_that_is_empty_when_it_is_read_again_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = write_shards(tmp_path / "in", TEXTS, 3, 50)
+    remove = files_module._remove
+
+    def empty_some(*arguments: Any) -> None:
+        for position in (0, 2):
+            Path(inputs[position]).write_bytes(b"")
+        remove(*arguments)
+
+    monkeypatch.setattr(files_module, "_remove", empty_some)
+    options = StreamOptions(allow_empty=True)
+    with pytest.raises(DamagedInput, match=r"part-0.*changed while"):
+        dedup_stream(Deduplication(options=options), inputs, tmp_path / "out.jsonl", files=FilesPlan())
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_pipe_is_refused_where_the_inputs_are_read_twice(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe can be read once"):
+        dedup_stream(work(), [str(tmp_path / "pipe")], tmp_path / "out.jsonl", files=FilesPlan())
+
+
+def test_inputs_may_be_more_than_the_files_a_process_may_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "_MOST_MAPPED", 3)
+    inputs = write_shards(tmp_path / "in", TEXTS, 60, 50)
+    expected = tmp_path / "expected.jsonl"
+    dedup_stream(work(), inputs, expected)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 30, before[1]))
+    try:
+        plan = FilesPlan(partitions=40, clusters=tmp_path / "clusters.jsonl")
+        dedup_stream(work(tmp_path / "rejects.jsonl"), inputs, tmp_path / "out.jsonl", files=plan)
+        dedup_stream(work(prefer="longest"), inputs, tmp_path / "longest.jsonl", files=FilesPlan())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert (tmp_path / "out.jsonl").read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("option", ["save_index", "clusters"])
+def test_what_is_written_last_is_refused_first(tmp_path: Path, option: str) -> None:
+    inputs = write_shards(tmp_path / "in", ["a", "b"], 1, 50)
+    before = Path(inputs[0]).read_bytes()
+    for path, message in ((Path(inputs[0]), "is also input"), (tmp_path / "no" / "folder", "no such folder")):
+        chosen = msgspec.structs.replace(work(), save_index=path) if option == "save_index" else work()
+        plan = FilesPlan(clusters=path) if option == "clusters" else None
+        with pytest.raises(UsageError, match=message):
+            dedup_stream(chosen, inputs, tmp_path / "out.jsonl", files=plan)
+    assert Path(inputs[0]).read_bytes() == before
     assert not (tmp_path / "out.jsonl").exists()
 
 
