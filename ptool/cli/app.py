@@ -224,7 +224,8 @@ def _listen() -> None:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(other, signal.SIG_DFL)  # the next one ends the process at once
-    os.write(2, f"\nptool: {signal.Signals(number).name}: stopping, nothing unfinished is kept\n".encode())
+    with contextlib.suppress(OSError):  # whoever read it may be gone: that is no reason not to stop
+        os.write(2, f"\nptool: {signal.Signals(number).name}: stopping, nothing unfinished is kept\n".encode())
     raise Interrupted(number)
 
 

@@ -34,6 +34,9 @@ class PendingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         with describing_os_errors(path):
+            if path.exists() and not path.is_file():
+                # The rename would put a file in its place: of /dev/null, for root.
+                raise OutputError("it is there and is no file", where=str(path), hint="give the name of a file")
             _remove_orphans(path)
             self._temporary = temporary_name(path)
             # 0666 less the umask, as open() has it; O_EXCL: never somebody else's file.

@@ -31,7 +31,8 @@ class RunRecord:
 
         usage = resource.getrusage(resource.RUSAGE_SELF)
         record = {
-            "command": sys.argv,
+            # A name that is no UTF-8 arrives with surrogates, which JSON must not have.
+            "command": [one.encode("utf-8", "backslashreplace").decode() for one in sys.argv],
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
             "peak_memory_bytes": usage.ru_maxrss * 1024,

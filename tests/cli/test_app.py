@@ -203,6 +203,17 @@ def test_a_signal_is_announced_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_signal_stops_also_what_nobody_listens_to(
+    tmp_path: Path, waiting: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    process = waiting()
+    assert process.stderr is not None
+    process.stderr.close()  # as `2> >(head -1)` has it
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sigusr1_prints_progress_and_goes_on(waiting: Callable[..., subprocess.Popen[bytes]]) -> None:
     process = waiting()
     process.send_signal(signal.SIGUSR1)

@@ -46,6 +46,17 @@ def test_several_outputs_are_sealed_before_one_is_published(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_there_and_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # as root, /dev/null
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(OutputError, match="is no file"):
+            write_bytes(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_a_missing_folder_is_named_with_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="mkdir -p") as caught:
         write_bytes(tmp_path / "missing" / "a", b"")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from ptool.errors import BadDocument, DamagedInput, OutputError, TooManyRejected, UsageError
-from ptool.formats import stages
+from ptool.formats import frames, stages
 from ptool.formats.ledger import ErrorPolicy, splice
 from ptool.formats.stages import StageReport, StreamOptions, TransformRun, read_manifest
-from ptool.formats.streams import StreamReader, StreamWriter
+from ptool.formats.streams import StreamReader, StreamWriter, labels
 
 LINES = [f'{{"text":"{n}","id":"{n}"}}\n'.encode() for n in range(10)]
 
@@ -178,6 +180,40 @@ def test_outputs_that_are_inputs_are_refused(source: Path, tmp_path: Path) -> No
         with pytest.raises(UsageError, match="is also"):
             run([source], output, rejects=rejects, force=True)
     assert source.read_bytes() == before
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_temporary_file_behind(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(frames, "header_frame", full)
+    for output, rejects in ((tmp_path / "a.zst", None), (tmp_path / "a.jsonl", tmp_path / "b.zst")):
+        with pytest.raises(OutputError, match="cannot write: no space left"):
+            run([source], output, rejects=rejects)
+        assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def test_names_that_are_no_utf_8_are_written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.jsonl"))
+    path.write_bytes(b"".join(LINES))
+    monkeypatch.setattr("sys.argv", ["ptool", "filter", str(path)])
+    out = tmp_path / "out.jsonl.zst"
+    run([path], out, rejects=tmp_path / "rejects.jsonl")
+    rejected = [line for line in documents(tmp_path / "rejects.jsonl") if "raw" in line]
+    assert rejected[0]["ptool"]["file"] == f"{tmp_path}/caf\\udce9.jsonl"  # type: ignore[index]
+    assert b"caf\\\\udce9.jsonl" in (tmp_path / "out.jsonl.zst.run.json").read_bytes()
+    assert labels([str(path)]) == ["caf\\udce9.jsonl"]
+
+
+def test_labels_of_a_hundred_thousand_files_take_no_time() -> None:
+    names = [f"crawl/{part}/CC-MAIN-{number:06d}.jsonl.zst" for part in "ab" for number in range(50_000)]
+    started = time.process_time()
+    found = labels([*names, "crawl/a/one.jsonl", "crawl/a/one.jsonl"])
+    assert time.process_time() - started < 20  # compared with each other: an hour
+    assert found[:1] == ["a/CC-MAIN-000000.jsonl.zst"]
+    assert found[-2:] == ["one.jsonl", "one.jsonl"]
 
 
 def test_splicing_changes_nothing_else() -> None:
