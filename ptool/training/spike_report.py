@@ -15,6 +15,7 @@ gathered before (evidence.py). Torch-free.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -113,7 +114,7 @@ def _gradient_norm(window: Window, now: Observation) -> Record:
 def _batch(corpus: Corpus, samples: Range, skipped: Sequence[Range], evidence: Evidence | None) -> Record:
     """The documents of the refused step, and how much of its rows repeats, beside the 32 rows before them."""
     places = corpus.places(np.arange(*samples, dtype=np.int64), skipped)
-    before = corpus.places(np.arange(max(0, samples[0] - 32), samples[0], dtype=np.int64), skipped)
+    before = _alike(corpus, corpus.places(np.arange(max(0, samples[0] - 32), samples[0], dtype=np.int64), skipped))
     repeats = [_repeated(row) for row in _tokens(corpus, places)]
     usual = [_repeated(row) for row in _tokens(corpus, before)] or [0.0]
     text_of = _decoder(corpus.datasets[0])
@@ -128,7 +129,7 @@ def _batch(corpus: Corpus, samples: Range, skipped: Sequence[Range], evidence: E
             fields = {"id": document, "row": row, "tokens": length, "commonest_token": round(common, 4), "text": text}
             documents.append(fields)
     ids = [document["id"] for document in documents]
-    twice = sorted({name for name in ids if ids.count(name) > 1})
+    twice = sorted(name for name, count in Counter(ids).items() if count > 1)
     worst = int(np.argmax(repeats))
     odd = repeats[worst] > max(0.2, 3 * median(usual))
     finding = f"batch of {len(rows)} rows and {len(set(ids))} documents"
@@ -226,6 +227,12 @@ def _tokens(corpus: Corpus, places: Places) -> Iterator[Samples]:
     """The tokens of rows, few at a time: a step of a large run has thousands."""
     for start in range(0, len(places.rows), 64):
         yield from corpus.rows(Places(*(column[start : start + 64] for column in places))).tokens
+
+
+def _alike(corpus: Corpus, places: Places) -> Places:
+    """Those that are as long as the last one: the rows before a step may be of a phase of shorter rows."""
+    lengths = np.array([dataset.seq_len for dataset in corpus.datasets])[places.folders]
+    return Places(*(column[lengths == lengths[-1:]] for column in places))
 
 
 def _repeated(tokens: Samples) -> float:

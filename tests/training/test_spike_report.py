@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from ptool.formats.packed import PackedDataset
+from ptool.formats.packed import PackedDataset, PackedSplit
 from ptool.formats.packed_writer import write_packed
 from ptool.training import spike_report
 from ptool.training.config import RunConfig
@@ -144,3 +144,43 @@ def test_what_the_ranks_know_is_in_the_answers(tmp_path: Path, dataset: PackedDa
     same = msgspec.structs.replace(evidence, rank_losses=evidence.rank_losses[:1])
     told = report_on(tmp_path, dataset, reason=reason, evidence=same).hardware["finding"]
     assert "no rank's own loss differed: in a backward pass, or between the ranks" in told
+
+
+def test_a_step_of_a_longer_row_is_compared_with_the_rows_before_it_of_that_length(
+    tmp_path: Path, dataset: PackedDataset
+) -> None:
+    write_packed(tmp_path / "long", tiny.documents(200, seed=1), seq_len=64, vocab_size=tiny.VOCAB, eod_id=0)
+    phases = (
+        plans.phase(steps=10, weights=(1.0, 0.0)),
+        plans.phase(weights=(0.0, 1.0), seq_len=64, batch_tokens=64 * BATCH),
+    )
+    corpus = Corpus(RunConfig(model={}, phase=phases), [dataset, PackedDataset.open(tmp_path / "long")])
+    for step in (11, 12, 20):  # the first of the phase, one that has rows of both lengths before it, one that has not
+        now = Observation(step=step, samples=(8 * step - 8, 8 * step), loss=9.0, grad_norm=2.0)
+        report = spike_report.make_report(tmp_path, corpus, skip_of(now.samples), now, Window(), ())
+        assert (set(report.batch["folders"]), len(report.batch["rows"])) == ({"long"}, BATCH)
+
+
+class CountingName(str):
+    """A document's id that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountingName.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_the_documents_of_a_large_batch_are_not_each_compared_with_each(
+    tmp_path: Path, dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of 16 million tokens holds 100,000 documents: that took minutes, in which the other ranks gave up."""
+    documents = [(CountingName(f"doc-{number}"), number, 1) for number in range(tiny.SEQ_LEN)]
+    monkeypatch.setattr(PackedSplit, "documents_in", lambda self, row: documents)
+    monkeypatch.setattr(CountingName, "compared", 0)
+    report = report_on(tmp_path, dataset)
+    assert report.batch["documents_in_pieces"] == sorted(name for name, _, _ in documents)
+    assert CountingName.compared < 10 * BATCH * tiny.SEQ_LEN
