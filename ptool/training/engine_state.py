@@ -219,6 +219,9 @@ class EngineState:
     ) -> None:
         """The optimiser's state of one partition; `scalars` are its single numbers, None: as `moments` has them."""
         partition = self._partitions[number]
+        if not partition.stretches:  # padding alone, where a group has less than the ranks would share: nobody's state
+            self._optimizer.state.pop(partition.master, None)
+            return
         state = self._optimizer.state[partition.master]
         own = _own_name(number, self._rank)
         for kind in set(state) - kinds:  # saved before the first step: as new

@@ -31,7 +31,8 @@ def main() -> None:
     torch.set_num_threads(1)
     start("cpu", 60)
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    shape = ModelConfig(vocab_size=VOCAB, layers=2, hidden=18, heads=3, max_seq_len=SEQ_LEN)
+    usual = {"vocab_size": VOCAB, "layers": 2, "hidden": 18, "heads": 3}
+    shape = ModelConfig(max_seq_len=SEQ_LEN, **{**usual, **asked.get("shape", {})})
     spec = EngineSpec(
         zero=asked["zero"],
         precision=asked.get("precision", "fp32"),
@@ -44,7 +45,8 @@ def main() -> None:
 
     def step(number: int) -> float:
         generator = torch.Generator().manual_seed(number)
-        tokens = torch.randint(0, VOCAB, (ROWS, SEQ_LEN), generator=generator)[rank * ROWS // ranks :][: ROWS // ranks]
+        tokens = torch.randint(0, shape.vocab_size, (ROWS, SEQ_LEN), generator=generator)
+        tokens = tokens[rank * ROWS // ranks :][: ROWS // ranks]
         batch = {
             "tokens": tokens,
             "positions": torch.arange(SEQ_LEN).expand(len(tokens), SEQ_LEN),

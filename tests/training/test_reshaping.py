@@ -84,3 +84,13 @@ def test_other_ranks_and_other_stages_go_on_as_if_nothing_had_changed(tmp_path):
     assert {name.partition("/")[0] for name in before if "/" in name} == {"exp_avg", "exp_avg_sq", "step"}
     for folder in (start, previous):
         assert written_once(Path(folder)) == pytest.approx(4 * numbers, rel=0.3), "each element once, no padding"
+
+
+def test_a_rank_that_holds_padding_alone_goes_back_with_the_others(tmp_path):
+    small = {"vocab_size": 2, "layers": 1, "hidden": 2, "heads": 1, "ffn_hidden": 6}
+    folder = str(tmp_path / "saved")
+    do = [["step", 1], ["write", folder], ["keep", 0], ["step", 2], ["back", 0], ["at", 2], ["step", 2]]
+    _, *losses = engine(4, 1, [*do, ["read", folder], ["at", 2], ["step", 2]], shape=small)
+    shares = [Tensors([path]).names for path in sorted(Path(folder).glob(f"{WEIGHTS}_*"))]
+    assert not any(name.startswith("embedding") or "norm" in name for name in shares[3]), "its part of them is empty"
+    assert losses[:2] == losses[2:4] == losses[4:]
