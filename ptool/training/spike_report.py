@@ -197,11 +197,13 @@ def _changes(run: Path, course: Course, earlier: Sequence[Decision], step: int) 
 def _recurrence(corpus: Corpus, samples: Range, earlier: Sequence[Decision]) -> Record:
     """Decisions about the same rows, or about documents that stand in them."""
     skipped = [decision.skip for decision in earlier]
-    rows, ids, epoch = _rows_and_documents(corpus, samples, skipped)
+    epoch = _epoch(corpus, samples, skipped)
+    others = [decision for decision in earlier if _epoch(corpus, decision.skip, skipped) != epoch]
+    rows, ids = _rows_and_documents(corpus, samples, skipped) if others else (set(), set())
     again = []
-    for decision in earlier:
-        other_rows, other_ids, other_epoch = _rows_and_documents(corpus, decision.skip, skipped)
-        if other_epoch != epoch and (rows & other_rows or ids & other_ids):
+    for decision in others:
+        other_rows, other_ids = _rows_and_documents(corpus, decision.skip, skipped)
+        if rows & other_rows or ids & other_ids:
             shared = {"rows": sorted(row for _, row in rows & other_rows), "documents": sorted(ids & other_ids)}
             again.append({"step": decision.step + 1, **shared})
     finding = f"epoch {epoch + 1}, sample {samples[0]:,} in data order"
@@ -214,13 +216,17 @@ def _recurrence(corpus: Corpus, samples: Range, earlier: Sequence[Decision]) -> 
 
 def _rows_and_documents(
     corpus: Corpus, samples: Range, skipped: Sequence[Range]
-) -> tuple[set[tuple[int, int]], set[str], int]:
-    """The rows of samples by (folder, row), the ids of the documents in the first `MOST_ROWS` of them, the epoch."""
+) -> tuple[set[tuple[int, int]], set[str]]:
+    """The rows of samples by (folder, row), and the ids of the documents in the first `MOST_ROWS` of them."""
     places = corpus.places(np.arange(*samples, dtype=np.int64), skipped)
     rows = list(zip(places.folders.tolist(), places.rows.tolist(), strict=True))
     splits = [dataset.train for dataset in corpus.datasets]
     ids = {name for folder, row in rows[:MOST_ROWS] for name, _, _ in splits[folder].documents_in(row)}
-    return set(rows), ids, int(places.epochs[0])
+    return set(rows), ids
+
+
+def _epoch(corpus: Corpus, samples: Range, skipped: Sequence[Range]) -> int:
+    return int(corpus.places(np.arange(samples[0], samples[0] + 1), skipped).epochs[0])
 
 
 def _tokens(corpus: Corpus, places: Places) -> Iterator[Samples]:

@@ -184,3 +184,21 @@ def test_the_documents_of_a_large_batch_are_not_each_compared_with_each(
     report = report_on(tmp_path, dataset)
     assert report.batch["documents_in_pieces"] == sorted(name for name, _, _ in documents)
     assert CountingName.compared < 10 * BATCH * tiny.SEQ_LEN
+
+
+def test_decisions_of_the_same_epoch_cost_no_reading(
+    tmp_path: Path, dataset: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each took half a second in a large run; a run of a million steps can have hundreds of them."""
+    asked: list[int] = []
+    documents_in = PackedSplit.documents_in
+
+    def counted(self: PackedSplit, row: int) -> list[tuple[str, int, int]]:
+        asked.append(row)
+        return documents_in(self, row)
+
+    monkeypatch.setattr(PackedSplit, "documents_in", counted)
+    sample = dataset.train.num_rows - 2 * BATCH
+    earlier = tuple(skip_of((8 * k, 8 * k + 8), step=k) for k in range(5))
+    report = report_on(tmp_path, dataset, sample=sample, earlier=earlier)
+    assert (report.recurrence["epoch"], report.recurrence["earlier"], len(asked)) == (0, [], BATCH)
