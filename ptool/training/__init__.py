@@ -10,7 +10,7 @@ what it is about:
     the past        history (ledger, metrics), timeline; checkpoints, saving, rotation, anchors, snapshots;
                     engine_state, random_state; finish
     the processes   run -> launch -> rank -> loop; launch_folder, ranks (what they say to one another), locks, signals,
-                    deadlines, heartbeat, machine, sbatch
+                    deadlines, heartbeat, machine, visibility, sbatch
     the observers   instruments -> validation, layers, series, tensorboard, trackers, stopwatch, utilisation;
                     spike_report, evidence, nonfinite, kernel_log; replay, picture
 """

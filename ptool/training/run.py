@@ -30,7 +30,7 @@ from ptool.formats.atomic import describing_os_errors, write_bytes
 from ptool.formats.manifests import Manifest
 from ptool.formats.runs import RunRecord
 from ptool.reporting import SILENT, Reporter
-from ptool.training import deadlines, heartbeat, history, launch, locks, series, spike_report, trackers
+from ptool.training import deadlines, heartbeat, history, launch, locks, series, spike_report, trackers, visibility
 from ptool.training import tensorboard as curves
 from ptool.training.config import RunConfig
 from ptool.training.course import Course
@@ -148,7 +148,10 @@ def _be_a_rank(plan: Plan, variables: dict[str, str], *, force: bool, reporter: 
         parallel = plan.config.parallel
         engine.start(parallel.device, parallel.timeout_seconds)
         ranks = Ranks(torch.device(parallel.device))
+        ranks.barrier()  # NCCL's group is made without waiting: others may still be looking at the folder as it is
         ranks.together(lambda: _prepare(plan, force=force) if is_first else None)
+        settings = ranks.on_first(lambda: (plan.run / CONFIG).read_text(encoding="utf-8"), str)
+        ranks.together(lambda: visibility.wait_for(plan.run / CONFIG, settings.encode()))
         work(plan.run, stop, reporter if is_first else SILENT, joined=True)
     except PtoolError:
         raise
@@ -197,8 +200,11 @@ def _check_disk(plan: Plan) -> None:
 
 
 def _finished(run: Path, *, up_to_date: bool = False, is_first: bool = True) -> Report:
+    if not is_first:
+        visibility.wait_for(run / MANIFEST)
     manifest = read_folder_manifest(run)
     if manifest is None:
         raise InputError("the run ended without its manifest", where=str(run), hint=f"ptool resume {run}")
-    check_files(run, manifest, verify=False)
+    if is_first:
+        check_files(run, manifest, verify=False)
     return Report(run=run, manifest=manifest, up_to_date=up_to_date, is_first=is_first)
