@@ -19,7 +19,7 @@ from ptool.text.compiled import kernel
 from ptool.text.hashing import Hashes, Offsets, mix_64
 
 _u64 = np.uint64
-_ALL = _u64(0xFFFFFFFFFFFFFFFF)
+_LOW = _u64(0xFFFFFFFF)
 _GOLDEN = _u64(0x9E3779B97F4A7C15)
 
 
@@ -96,6 +96,17 @@ def _drop_seen(
 
 
 @kernel
+def word_of(value: np.uint64, num_words: np.uint64) -> int:
+    """Which word a probe looks at, by multiplication: value * num_words / 2^64, the lowest bits left to say which bit.
+
+    In parts of 32 bits: beyond 2^32 words (34 GB) the product of the upper half and their number has no room in 64.
+    """
+    high, low = value >> _u64(32), value & _LOW
+    many, rest = num_words >> _u64(32), num_words & _LOW
+    return np.int64(high * many + ((high * rest) >> _u64(32)) + ((low * many) >> _u64(32)))  # type: ignore[return-value]
+
+
+@kernel
 def _probe(words: Hashes, value: np.uint64, seed: np.uint64, num_probes: int, add: bool) -> bool:
     """Whether all bits of `value` are set; sets them if asked to."""
     first = mix_64(value ^ mix_64(seed + _GOLDEN))
@@ -103,8 +114,7 @@ def _probe(words: Hashes, value: np.uint64, seed: np.uint64, num_probes: int, ad
     num_words = _u64(len(words))
     found = True
     for _ in range(num_probes):
-        # Upper half: which word (by multiplication); lowest bits: which bit of it.
-        word = np.int64(((first >> _u64(32)) * num_words) >> _u64(32))
+        word = word_of(first, num_words)
         bit = _u64(1) << (first & _u64(63))
         if words[word] & bit == _u64(0):
             found = False

@@ -17,6 +17,7 @@ from ptool.text.span_table import (
     characters,
     clear_table,
     equal_bytes,
+    hash_bytes,
     is_full,
     mask_of,
     put,
@@ -107,7 +108,7 @@ def _count_words(
         size = int(starts[word + 1]) - start
         # The first and the last eight bytes, which are the same ones in a short word: all of it up to sixteen.
         inner, back, head, tail = _edges(text, start, size)
-        slot = ((head ^ (tail * MIX) ^ np.uint64(size)) * BASE) >> shift
+        slot = _word_hash(text, start, size, head, tail) >> shift
         while True:
             other = int(table[slot])
             if other < 0:
@@ -121,7 +122,8 @@ def _count_words(
                     for entry in entries:
                         size = int(starts[entry + 1]) - int(starts[entry])
                         _, _, head, tail = _edges(text, int(starts[entry]), size)
-                        put(table, ((head ^ (tail * MIX) ^ np.uint64(size)) * BASE) >> shift, mask, entry)
+                        slot = _word_hash(text, int(starts[entry]), size, head, tail) >> shift
+                        put(table, slot, mask, entry)
                 break
             begin = int(starts[other])
             if (
@@ -134,6 +136,15 @@ def _count_words(
                 break
             slot = (slot + _ONE) & mask
     return best, most
+
+
+@kernel
+def _word_hash(text: npt.NDArray[np.uint8], start: int, size: int, head: np.uint64, tail: np.uint64) -> np.uint64:
+    """A hash of a word by its edges; of a long one, by what is between them too: links of a list have equal edges."""
+    value = head ^ (tail * MIX) ^ np.uint64(size)
+    if size > 16:
+        value ^= hash_bytes(text, start + 8, size - 16)
+    return value * BASE
 
 
 @kernel

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptool.dedup.bloom import BloomFilter
+from ptool.dedup.bloom import BloomFilter, word_of
 from ptool.dedup.config import DedupConfig
 from ptool.dedup.passes import PassConfig, run_pass
 from ptool.dedup.units import as_texts, cut, find_units
@@ -183,6 +183,18 @@ def test_a_full_filter_errs_as_often_as_it_reports_and_never_forgets(count: int,
     assert report["bloom_error_rate"] == pytest.approx(rate, rel=0.35)
     assert measured == pytest.approx(report["bloom_error_rate"], rel=0.3, abs=1e-4)
     assert first.mean() < rate
+
+
+@pytest.mark.parametrize("num_words", [1, 3, 150_000, 2**32 - 1, 2**32, 2**32 + 12_345, 3 * 2**33, 2**40 + 7])
+def test_probes_look_at_all_words_of_filters_of_any_size(num_words: int) -> None:
+    values = np.random.default_rng(0).integers(0, 2**64, 4000, dtype=np.uint64)
+    values[:2] = 0, 2**64 - 1
+    places = np.array([word_of(value, np.uint64(num_words)) for value in values])
+    exact = np.array([int(value) * num_words >> 64 for value in values])
+    assert (np.abs(places - exact) <= 2).all()
+    assert places.min() == 0
+    assert places.max() == num_words - 1 if num_words < 100 else places.max() > 0.99 * num_words
+    assert places.max() < num_words
 
 
 def test_the_same_seed_gives_the_same_false_alarms_and_another_one_others() -> None:

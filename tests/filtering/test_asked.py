@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ptool.errors import InputError, UsageError
+from ptool.filtering.asked import blocked_urls
 from ptool.filtering.asked.blocked_domains import domains_of
 from ptool.filtering.decisions import Decided, Dropped, decide
 from ptool.filtering.documents import filter_documents
@@ -120,6 +121,9 @@ def test_urls_are_judged_by_domain_page_and_word(tmp_path: Path) -> None:
     documents = [{"url": page} for page in pages] + [{}, {"url": 3}]
     recipe = Recipe(steps=tuple(steps_before(domains=[domains], urls=[urls], url_words=[words])))
     assert kept(recipe, *documents) == [2, 3, 6, 8, 9, 10, 12, 13, 14]
+    linking = Recipe(steps=tuple(steps_before(domains=[domains], urls=[urls])))
+    links = ["http://good.org/to?u=http://x.com/page", "https://web.archive.org/2020/http://www.x.com/page/"]
+    assert kept(linking, *({"url": page} for page in links)) == [0, 1], "another page, which links to one of the list"
     soft = Recipe(steps=(make_rule("blocked-url-words", file=str(words), max=1),))
     assert kept(soft, {"url": "http://a.com/casino"}, {"url": "http://a.com/free/casino"}) == [0]
     anywhere = Recipe(steps=(make_rule("blocked-url-words", file=str(words), match="anywhere"),))
@@ -130,7 +134,17 @@ def test_domains_end_at_the_one_that_can_be_registered() -> None:
     assert domains_of("https://a.b.example.co.uk:80/x?y") == ["a.b.example.co.uk", "b.example.co.uk", "example.co.uk"]
     assert domains_of("http://localhost/") == ["localhost"]
     assert domains_of("http://192.168.0.1/")[0] == "192.168.0.1"
+    assert domains_of("a.example.com/to?u=http://other.org//x") == ["a.example.com", "example.com"]
+    assert domains_of("//example.com/x") == ["example.com"]
     assert domains_of(None) == []
+
+
+def test_a_list_of_pages_is_read_once_for_all_batches(tmp_path: Path) -> None:
+    recipe = Recipe(steps=tuple(steps_before(urls=[write(tmp_path / "urls", "x.com/page")])))
+    before = blocked_urls._blocked.cache_info().misses
+    for _ in range(3):
+        assert kept(recipe, {"url": "http://x.com/page"}, {"url": "http://x.com/"}) == [1]
+    assert blocked_urls._blocked.cache_info().misses == before + 1
 
 
 def test_languages_are_told_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import time
 import unicodedata
 from collections import Counter
 from typing import get_args
@@ -303,6 +304,14 @@ def test_ngrams_of_long_documents_are_counted_the_same(
     repeated = long_documents.repeated_ngrams(*columns, n, filter_bits=bits, at_once=at_once)
     assert tops.tolist() == packed.top_ngram_chars(n).tolist()
     assert repeated.tolist() == packed.repeated_ngram_chars(n).tolist()
+
+
+def test_links_that_begin_and_end_alike_are_counted_as_quickly_as_other_words() -> None:
+    links = [f"https://example.com/item/{number:09d}/index.html" for number in range(150_000)]
+    packed = Batch.from_texts([" ".join([*links, links[70_000]])]).packed_words
+    started = time.process_time()
+    assert packed.top_ngram_chars(1).tolist() == [2 * len(links[0])]
+    assert time.process_time() - started < 10  # compiling included; compared with each other: 50 s
 
 
 @pytest.mark.parametrize("most_words", [0, 1 << 22])

@@ -7,6 +7,7 @@ What can be registered says the public suffix list that the `publicsuffixlist` p
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -16,6 +17,9 @@ import numpy as np
 from ptool.filtering.lists import read_list
 from ptool.filtering.protocol import Measured, Range, Rule
 from ptool.text.batch import Batch
+
+
+_WITH_HOST = re.compile(r"\s*([a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)  # not a link in the path: `a.com/to=http://…`
 
 
 class BlockedDomains(Rule, frozen=True):
@@ -41,7 +45,7 @@ def domains_of(url: Any) -> list[str]:
     if not isinstance(url, str):
         return []
     try:
-        host = urlsplit(url if "//" in url else f"//{url}").hostname or ""
+        host = urlsplit(url if _WITH_HOST.match(url) else f"//{url}").hostname or ""
     except ValueError:
         return []
     host = host.rstrip(".")

@@ -6,6 +6,7 @@ leading `www.` and a final slash, as lists leave those out.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,12 +29,21 @@ class BlockedUrls(Rule, frozen=True):
 
     def measure(self, batch: Batch) -> Measured:
         """1 for a listed page, else 0."""
-        blocked = {_bare(url) for url in read_list(self.file, self.digest)}
+        blocked = _blocked(self.file, self.digest)
         found = [_bare(url) in blocked for url in batch.fields(self.url_key)]
         return np.array(found, dtype=np.float64)
+
+
+@cache
+def _blocked(file: str, digest: str) -> frozenset[str | None]:
+    """The list's pages, once for all batches: lists have millions."""
+    return frozenset(map(_bare, read_list(file, digest)))
 
 
 def _bare(url: Any) -> str | None:
     if not isinstance(url, str):
         return None
-    return url.lower().rpartition("://")[2].removeprefix("www.").rstrip("/")
+    scheme, separator, rest = url.lower().partition("://")
+    if not separator or "/" in scheme or "?" in scheme:  # the one of a link in the URL: `/save?to=http://…`
+        rest = url.lower()
+    return rest.removeprefix("www.").rstrip("/")
