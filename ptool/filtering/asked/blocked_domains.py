@@ -18,7 +18,6 @@ from ptool.filtering.lists import read_list
 from ptool.filtering.protocol import Measured, Range, Rule
 from ptool.text.batch import Batch
 
-
 _WITH_HOST = re.compile(r"\s*([a-z][a-z0-9+.-]*:)?//", re.IGNORECASE)  # not a link in the path: `a.com/to=http://…`
 
 
