@@ -3,10 +3,14 @@
 Each holds a lock of its own below RUN/.locks (`launcher`, `rank_00000`, …), so that ranks which outlive their launcher
 by a moment still count. The locks are the kernel's (`flock`, through `fcntl`): they end with the process, however it
 ends, and nothing stale can stay behind. The file's text says who holds it, for the message. Torch-free.
+
+A file system that knows no locks (Lustre mounted without `flock`, NFS without its lock daemon) is no reason not to
+train: the lock then guards nothing, and says so.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -21,6 +25,7 @@ from ptool.formats.atomic import describing_os_errors
 FOLDER = ".locks"
 LAUNCHER = "launcher"
 GRACE_SECONDS = 5.0  # ranks whose launcher was killed end within milliseconds; a loaded machine may take longer
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 class RunIsBusy(OutputError):
@@ -32,6 +37,7 @@ class Lock:
 
     def __init__(self, run: Path, name: str) -> None:
         """Raises RunIsBusy, naming host and pid, when somebody else holds it."""
+        self.guards = True
         folder = run / FOLDER
         with describing_os_errors(folder):
             folder.mkdir(exist_ok=True)
@@ -42,6 +48,11 @@ class Lock:
             owner = os.pread(self._descriptor, 4096, 0)
             os.close(self._descriptor)
             raise _busy(run, owner) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(self._descriptor)
+                raise
+            self.guards = False
         owner = msgspec.json.encode({"host": socket.gethostname(), "pid": os.getpid()}) + b"\n"
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, owner, 0)

@@ -53,6 +53,8 @@ def work(run: Path, stop: StopRequest, reporter: Reporter, *, joined: bool = Fal
     config = from_toml(run / CONFIG)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     lock = locks.acquire(run, locks.rank_name(rank))
+    if not lock.guards:
+        reporter.notice("this file system knows no locks: nothing keeps a second start out of the run folder")
     if world_size != config.parallel.ranks:
         message = f"this run was started with {config.parallel.ranks} ranks, and there are {world_size} now"
         raise InputError(message, where=str(run), hint=f"start it with {config.parallel.ranks}")
