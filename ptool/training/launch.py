@@ -31,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -50,7 +51,7 @@ PARENT_VARIABLE = "PTOOL_LAUNCHER_PID"
 PEER_LOST = "a rank was lost"
 SECONDS_TO_END = 5  # for ranks whose peer died: gloo tells them within milliseconds, a busy GPU may not
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-_PREFIX = "ptool-train-"  # of the launcher's temporary folder, followed by its pid
+_PREFIX = "ptool-train-"  # of the launcher's temporary folder, followed by a checksum of the host's name, and its pid
 
 
 def external_rank() -> dict[str, str] | None:
@@ -82,7 +83,7 @@ class Launchpad(NamedTuple):
 def launchpad() -> Iterator[Launchpad]:
     """From here on a stop signal means save and stop: one that comes before the ranks do waits for them."""
     _remove_orphans()
-    with tempfile.TemporaryDirectory(prefix=f"{_PREFIX}{os.getpid()}-") as name:
+    with tempfile.TemporaryDirectory(prefix=f"{_own_prefix()}{os.getpid()}-") as name:
         folder = Path(name)
         with _stop_signals_queued(folder) as arrived:
             yield Launchpad(folder, arrived)
@@ -251,11 +252,15 @@ def _parent_of(pid: int) -> int | None:
 
 
 def _remove_orphans() -> None:
-    """Remove what launchers that were killed left in the temporary folder."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+    """Remove what launchers that were killed left in the temporary folder, which other hosts may share."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_own_prefix()}*"):
+        pid = folder.name.removeprefix(_own_prefix()).partition("-")[0]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_prefix() -> str:
+    return f"{_PREFIX}{zlib.crc32(socket.gethostname().encode()):08x}-"
 
 
 def _send(pid: int, number: int) -> None:

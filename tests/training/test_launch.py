@@ -6,7 +6,9 @@ import os
 import queue
 import select
 import signal
+import socket
 import subprocess
+import tempfile
 import threading
 from itertools import pairwise
 from pathlib import Path
@@ -121,3 +123,27 @@ def test_a_signal_reaches_the_ranks_before_a_person_hears_of_it(tmp_path: Path) 
         rank.wait()
     thread.join(timeout=20)
     assert not thread.is_alive()
+
+
+def test_what_a_killed_launcher_left_is_removed_and_what_another_host_uses_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with launch.launchpad() as own:
+        monkeypatch.setattr(os, "getpid", lambda: ended.pid)  # of this host, or of a host that has no such process
+        killed = launch.launchpad()
+        left = killed.__enter__().folder
+        monkeypatch.setattr(socket, "gethostname", lambda: "another-host")
+        elsewhere = launch.launchpad()
+        used = elsewhere.__enter__().folder
+        assert left.exists()
+        monkeypatch.undo()
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        with launch.launchpad():
+            pass
+        assert (own.folder.exists(), left.exists(), used.exists()) == (True, False, True)
+        elsewhere.__exit__(None, None, None)
+        killed.__exit__(None, None, None)
