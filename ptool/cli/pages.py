@@ -250,7 +250,8 @@ _FIELDS: dict[type[msgspec.Struct], dict[str, str]] = {
         "num_bytes": "Bytes in the output; of text, where the stage reads text.",
         "details": "What only this stage knows.",
         "files": "The files of a folder.",
-        "upstream": "The manifests of the stages before, nearest first.",
+        "upstream": "The manifests of the stages before, nearest first; more than 64 streams of the same work are one, "
+        "with their sums, and in details how many they are (merged).",
     },
     Counts: {
         "read": "Documents that came in.",

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from ptool.errors import DamagedInput
 from ptool.formats.manifests import (
+    MOST_ALIKE,
     Counts,
     Documents,
     FileEntry,
+    Manifest,
     decode_manifest,
     encode_manifest,
     manifest_digest,
@@ -59,3 +61,42 @@ def test_the_chain_of_upstream_manifests_survives() -> None:
     second = new_manifest("dedup", {}, upstream=[first])
     assert decode_manifest(encode_manifest(second), where="x").upstream[0].config == {"rule": "a"}
     assert msgspec.json.decode(encode_manifest(first)).keys() == {"schema", "stage", "version", "config"}
+
+
+def stream(stage: str, number: int, upstream: list[Manifest], *, kept: int = 3, counts_of: int = 3) -> Manifest:
+    """A stream of `kept` documents of a run that kept `counts_of`."""
+    counts = Counts(read=counts_of + 2, kept=counts_of, dropped=2, dropped_by={"a": 2})
+    out = Documents(digest=f"xxh3-128:{number}", num_documents=kept, num_bytes=10 * kept)
+    came = Documents(digest=f"xxh3-128:{number if counts_of == kept else 0}", num_documents=counts_of + 2, num_bytes=9)
+    return new_manifest(stage, {"x": 1}, counts=counts, documents_in=came, documents_out=out, upstream=upstream)
+
+
+def test_a_chain_names_a_few_streams_one_by_one_and_a_crawl_as_one() -> None:
+    few = [stream("filter", number, []) for number in range(MOST_ALIKE)]
+    assert new_manifest("dedup", {}, upstream=few).upstream == few
+    crawl = [stream("filter", number, []) for number in range(5000)]
+    other = stream("tidy", 1, [])
+    merged, kept = new_manifest("dedup", {}, upstream=[*crawl, other]).upstream
+    assert kept == other
+    assert merged.counts == Counts(read=25_000, kept=15_000, dropped=10_000, dropped_by={"a": 10_000})
+    assert (merged.stage, merged.config, merged.details["merged"]) == ("filter", {"x": 1}, 5000)
+    assert (merged.num_documents, merged.num_bytes) == (15_000, 150_000)
+    assert merged != new_manifest("dedup", {}, upstream=[*crawl[::-1], other]).upstream[0], "others, or otherwise"
+
+
+def test_the_many_outputs_of_one_run_count_once_and_keep_its_history() -> None:
+    crawl = [stream("filter", number, []) for number in range(500)]
+    outputs = [stream("dedup", number, crawl, kept=1, counts_of=500) for number in range(500)]
+    assert len(encode_manifest(outputs[0])) < 2000, "each carries the history of all inputs"
+    (merged,) = new_manifest("tokenize", {}, upstream=outputs).upstream
+    assert merged.counts == Counts(read=502, kept=500, dropped=2, dropped_by={"a": 2})
+    assert merged.num_documents == 500
+    assert [(one.stage, one.details["merged"]) for one in merged.upstream] == [("filter", 500)]
+    twice = new_manifest("tokenize", {}, upstream=[merged, *outputs]).upstream[0]
+    assert twice.details["merged"] == 1000
+
+
+def test_artefacts_are_never_merged() -> None:
+    files = [FileEntry(path="rows.bin", size=1, digest="sha256:0")]
+    packed = [new_manifest("pack", {}, files=files, num_tokens=number) for number in range(100)]
+    assert new_manifest("train", {}, upstream=packed).upstream == packed
