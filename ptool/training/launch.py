@@ -179,7 +179,8 @@ def _outcome(folder: Path, exit_codes: dict[int, int], run: Path) -> PtoolError:
         found: type[PtoolError] = getattr(errors, kind, PtoolError)
         return found(message, where=where, hint=hint)
     rank, code = min(exit_codes.items(), default=(0, 1))
-    return PtoolError(f"rank {rank} ended with exit code {code}", hint=f"ptool resume {run} goes on")
+    echo = f": {min(said)[5]}" if said and min(said)[5] else ""  # lost peers alone: the network, or NCCL itself
+    return PtoolError(f"rank {rank} ended with exit code {code}{echo}", hint=f"ptool resume {run} goes on")
 
 
 @contextlib.contextmanager

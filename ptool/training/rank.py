@@ -21,6 +21,7 @@ from ptool.training.settings_text import from_toml
 from ptool.training.signals import StopRequest
 
 CONFIG = "config.toml"
+LONGEST_HINT = 600
 
 
 def main() -> None:
@@ -136,7 +137,9 @@ def describe(error: BaseException) -> PtoolError:
 
     text = str(error).strip().split("\n")[0]
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _PEER_WORDS):
-        return PtoolError(PEER_LOST)
+        # NCCL says what happened in its last lines; where no rank was lost after all, that is all there is to tell.
+        said = " ".join(str(error).partition("Exception raised from")[0].split())
+        return PtoolError(PEER_LOST, hint=said if len(said) <= LONGEST_HINT else f"…{said[-LONGEST_HINT:]}")
     if isinstance(error, MemoryError):
         return PtoolError("out of memory", hint="try a smaller batch.micro_rows")
     traceback.print_exception(error)

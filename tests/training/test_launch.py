@@ -18,6 +18,7 @@ import pytest
 
 from ptool.errors import DamagedInput, PtoolError, StoppedAndSaved
 from ptool.training import launch, launch_folder
+from ptool.training.rank import describe
 
 HUNG = PtoolError("rank 1 (host n2, process 7) has not been heard of for 300 s")
 
@@ -147,3 +148,21 @@ def test_what_a_killed_launcher_left_is_removed_and_what_another_host_uses_is_no
         assert (own.folder.exists(), left.exists(), used.exists()) == (True, False, True)
         elsewhere.__exit__(None, None, None)
         killed.__exit__(None, None, None)
+
+
+def test_an_error_of_nccl_is_told_where_no_rank_was_lost(tmp_path: Path) -> None:
+    text = (
+        "NCCL error in: ProcessGroupNCCL.cpp:2006, unhandled system error, NCCL version 2.19.3\n"
+        "ncclSystemError: System call or external library call failed.\n"
+        "Last error:\nsocketStartConnect: Connect to 10.0.0.1<4711> failed : No route to host\n"
+        "Exception raised from checkForNCCLErrors at ProcessGroupNCCL.cpp:99 (most recent call first):\nframe #0"
+    )
+    for rank in range(2):
+        launch_folder.leave_error(tmp_path, rank, describe(RuntimeError(text)))
+    outcome = launch._outcome(tmp_path, {0: 1, 1: 1}, Path("run"))
+    assert outcome.message.startswith("rank 0 ended with exit code 1: NCCL error in")
+    assert outcome.message.endswith(
+        "Last error: socketStartConnect: Connect to 10.0.0.1<4711> failed : No route to host"
+    )
+    launch_folder.leave_error(tmp_path, 1, DamagedInput("a broken file"))
+    assert launch._outcome(tmp_path, {0: 1, 1: 1}, Path("run")).message == "a broken file", "a lost peer is an echo"
