@@ -13,17 +13,23 @@ ends the process on the spot.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 from ptool.cli.commands import COMMANDS, Command, names_of, overview
+from ptool.cli.descriptors import fill_missing, let_go
 from ptool.errors import PtoolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
+
+
+_YES = ("1", "true", "t", "yes", "y", "on")
+"""What typer takes for true in a variable."""
 
 
 class Interrupted(BaseException):
@@ -40,11 +46,14 @@ def entry() -> None:
     Where torch was loaded the interpreter is not torn down: threads of gloo and OpenMP are still there, and at times
     C++ aborts a process whose work is done and published (seen under srun, after the last step of a finished run).
     """
+    fill_missing()
+    # A letter that the locale does not have is spelled, and does not end the work.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main()
+    for stream in (sys.stdout, sys.stderr):
+        let_go(stream)
     if "torch" in sys.modules:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -63,22 +72,28 @@ def main(arguments: list[str] | None = None) -> int:
             from ptool import __version__
 
             sys.stdout.write(f"ptool {__version__}\n")
+            sys.stdout.flush()
             return 0
         if arguments[0] == "--complete":
             sys.stdout.write("".join(f"{name}\n" for name in names_of(arguments[1] if len(arguments) > 1 else "")))
+            sys.stdout.flush()
             return 0
         return _run(arguments)
     except BrokenPipeError:
         return _end_by(signal.SIGPIPE)
     except Interrupted as interrupted:
         return _end_by(interrupted.number)
+    except OSError as error:  # of the answers above
+        sys.stderr.write(f"ptool: stdout: {(error.strerror or str(error)).lower()}\n")
+        return 1
 
 
 def _run(arguments: list[str]) -> int:
     from ptool.cli.output import current
 
     name = arguments[0]
-    current().json_mode = "--json" in arguments  # also for an error that stops the parsing of it
+    # Also for an error that stops the parsing of it.
+    current().json_mode = "--json" in arguments or os.environ.get("PTOOL_JSON", "").lower() in _YES
     try:
         if name not in COMMANDS:
             from ptool.plugins import unknown

@@ -3,6 +3,9 @@
 The only module that imports rich, and only when stderr is a terminal and there is something to draw. Without a
 terminal, progress is one line a minute and one at the end. `NO_COLOR`, `TERM=dumb` and `--color never` mean that not
 one escape byte is written.
+
+What cannot be written to stdout is a failure. What cannot be written to stderr is none: the terminal of a run that was
+left to itself (`disown`, `setsid`) is gone one day, and the run goes on.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import sys
 import time
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptool.cli.descriptors import MISSING
 from ptool.errors import PtoolError, UsageError
 from ptool.reporting import GOING_ON
 from ptool.units import format_bytes, format_count, format_duration
@@ -75,8 +80,12 @@ class Out:
         self._progress.update(done, total, unit, detail)
 
     def show_progress(self) -> None:
-        """Print where the work is, now (SIGUSR1)."""
-        self._progress.print_line()
+        """Print where the work is, now (SIGUSR1).
+
+        Past Python's buffers: the signal may come while one of them is being written, which allows no second writer.
+        """
+        with suppress(OSError):
+            os.write(2, f"ptool: {self._progress.line()}\n".encode("utf-8", "backslashreplace"))
 
     def summary(self, rows: Sequence[tuple[str, str]], *, title: str = "") -> None:
         """A short table of names and values for people, on stderr."""
@@ -97,29 +106,32 @@ class Out:
         import msgspec
 
         self._progress.clear()
-        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-        sys.stdout.flush()
+        _write_json(msgspec.json.encode(value) + b"\n")
 
     def artefact(self, folder: Path, manifest: Manifest, rows: Sequence[tuple[str, str]] = ()) -> None:
-        """The line that the next command reads, on stdout; `rows` for people."""
+        """The line that the next command reads, on stdout; `rows` for people.
+
+        Where the caller has closed stdout (`>&-`) no command reads it, and the folder is there.
+        """
         from ptool.formats.artefacts import artefact_line
 
         self.finish_progress()
         self.summary(rows)
-        sys.stdout.write(artefact_line(folder, manifest).decode())
-        sys.stdout.flush()
+        if 1 not in MISSING:
+            _write_json(artefact_line(folder, manifest))
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], *, descriptor: int = 2) -> None:
         """Aligned columns for people: the first to the left, the others to the right."""
         if descriptor == 2 and self.quiet:
             return
-        stream = sys.stderr if descriptor == 2 else sys.stdout
-        self._progress.clear()
+        text = plain_table(header, rows)
         if self.colored(descriptor):
-            _rich_table(header, rows, stream)
+            head, _, rest = text.partition("\n")
+            text = f"\x1b[1m{head}\x1b[0m\n{rest}"
+        if descriptor == 2:
+            self._to_stderr(text)
         else:
-            stream.write(plain_table(header, rows))
-        stream.flush()
+            self.text(text)
 
     def error(self, error: PtoolError) -> None:
         """One failure, on stderr: a line for people, or an object with `--json`."""
@@ -127,7 +139,9 @@ class Out:
             import msgspec
 
             body = {"code": error.exit_code, "message": error.message, "where": error.where, "hint": error.hint}
-            self._to_stderr(msgspec.json.encode({"error": body}).decode() + "\n")
+            # A name that is no UTF-8 arrives with surrogates, which JSON must not have.
+            shown = {key: _without_surrogates(value) for key, value in body.items()}
+            self._to_stderr(msgspec.json.encode({"error": shown}).decode() + "\n")
             return
         where = f"{error.where}: " if error.where else ""
         hint = f"\n  hint: {error.hint}" if error.hint else ""
@@ -143,11 +157,7 @@ class Out:
 
     def _to_stderr(self, text: str) -> None:
         self._progress.clear()
-        try:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            pass  # stderr is closed: nobody is listening, and that is no failure
+        _say(text)
 
 
 class _Progress:
@@ -171,7 +181,10 @@ class _Progress:
         if self._terminal:
             if now - self._drawn > 0.1:
                 self._drawn = now
-                self._draw()
+                try:
+                    self._draw()
+                except OSError:  # the terminal is gone
+                    self._terminal = self._enabled = False
         elif self._enabled and now - self._printed >= _SECONDS_BETWEEN_LINES:
             self._printed = now
             self.print_line()
@@ -184,16 +197,16 @@ class _Progress:
         self._state = None
 
     def print_line(self) -> None:
-        line = self._line()
-        sys.stderr.write(f"ptool: {line}\n")
-        sys.stderr.flush()
+        _say(f"ptool: {self.line()}\n")
 
     def clear(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+            bar, self._bar = self._bar, None
+            with suppress(OSError):
+                bar.stop()
 
-    def _line(self) -> str:
+    def line(self) -> str:
+        """Where the work is, in words."""
         if self._state is None:
             return "nothing done yet"
         done, total, unit, detail = self._state
@@ -225,12 +238,12 @@ class _Progress:
             )
             self._task = self._bar.add_task("", total=total)
             self._bar.start()
-        self._bar.update(self._task, completed=done, total=total, description=self._line())
+        self._bar.update(self._task, completed=done, total=total, description=self.line())
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns in plain text, two spaces apart; numbers end below one another, words begin so."""
-    lines = [list(header), *[list(row) for row in rows]]
+    lines = [[_printable(cell) for cell in line] for line in (header, *rows)]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(header))]
     are_numbers = [_are_numbers([row[column] for row in rows]) for column in range(len(header))]
     text = ""
@@ -243,9 +256,24 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return text
 
 
+def _printable(cell: str) -> str:
+    """A cell on one line: names come from documents, and may hold what a terminal obeys."""
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") else letter
+        for letter in cell
+    )
+
+
 def _width(text: str) -> int:
-    """Columns of a terminal that a text takes: an ideograph takes two."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    """Columns of a terminal that a text takes: an ideograph takes two, a mark on the letter before it none."""
+    return sum(
+        0
+        if unicodedata.category(letter) in ("Mn", "Me", "Cf")
+        else 2
+        if unicodedata.east_asian_width(letter) in "WF"
+        else 1
+        for letter in text
+    )
 
 
 def _are_numbers(cells: Sequence[str]) -> bool:
@@ -254,17 +282,26 @@ def _are_numbers(cells: Sequence[str]) -> bool:
     return bool(said) and all(cell.lstrip(" -+~<>$")[:1].isdigit() for cell in said)
 
 
-def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]], stream: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _say(text: str) -> None:
+    """To stderr, where somebody is listening."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
-    table = Table(box=None, pad_edge=False)
-    for number, name in enumerate(header):
-        table.add_column(name, justify="right" if _are_numbers([row[number] for row in rows]) else "left")
-    for row in rows:
-        table.add_row(*[Text(cell) for cell in row])
-    Console(file=stream, force_terminal=True).print(table)
+
+def _write_json(line: bytes) -> None:
+    """To stdout, UTF-8 whatever the locale: another program reads it."""
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:  # a stand-in for text alone
+        sys.stdout.write(line.decode())
+    else:
+        buffer.write(line)
+    sys.stdout.flush()
+
+
+def _without_surrogates(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 _current = Out()

@@ -24,14 +24,14 @@ def test_what_an_earlier_process_did_is_no_part_of_the_speed(clock: list[float])
     shown = progress()
     clock[0] += 20  # starting
     shown.update(900, 1000, "steps", GOING_ON)
-    assert shown._line() == "900 of 1,000 steps, going on"
+    assert shown.line() == "900 of 1,000 steps, going on"
     clock[0] += 8
     shown.update(902, 1000, "steps", "loss 2.0")
-    assert shown._line() == "902 of 1,000 steps, 0.25/s, 6m32s left, loss 2.0"
+    assert shown.line() == "902 of 1,000 steps, 0.25/s, 6m32s left, loss 2.0"
 
 
 def test_otherwise_speed_counts_from_the_start(clock: list[float]) -> None:
     shown = progress()
     clock[0] += 10
     shown.update(200, 1000, "documents", "")
-    assert shown._line() == "200 of 1,000 documents, 20/s, 40s left"
+    assert shown.line() == "200 of 1,000 documents, 20/s, 40s left"
