@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ptool.errors import DamagedInput, InputError, PtoolError, UsageError
-from ptool.formats.artefacts import open_artefact
+from ptool.formats.artefacts import check_files, open_artefact
 from ptool.formats.manifests import Manifest
 from ptool.reporting import SILENT, Reporter
 
@@ -82,15 +82,28 @@ def weights_of(run: Path, step: int) -> list[Path]:
     return Checkpoint(path=path, step=step, tokens=manifest.num_tokens or 0, manifest=manifest).weights
 
 
-def verified(run: Path, *, above: int | None = None, reporter: Reporter = SILENT) -> Iterator[Checkpoint]:
-    """Checkpoints that verify, of steps `above` that one, newest first; broken ones are reported and stepped over."""
+def verify_share(run: Path, step: int, *, rank: int, ranks: int) -> None:
+    """Compare every `ranks`-th file of a checkpoint with its digest, so that all ranks together compare all.
+
+    Raises InputError, DamagedInput.
+    """
+    path = run / FOLDER / name_of(step)
+    manifest = open_artefact(path, stage=STAGE)
+    check_files(path, msgspec.structs.replace(manifest, files=manifest.files[rank::ranks]), verify=True)
+
+
+def verified(run: Path, *, reporter: Reporter = SILENT) -> Iterator[Checkpoint]:
+    """Checkpoints that verify, newest first; broken ones are reported and stepped over."""
     for step in reversed(steps_of(run)):
-        if above is not None and step <= above:
-            return
         try:
             yield open_checkpoint(run, step)
         except (PtoolError, OSError) as error:
-            reporter.notice(f"checkpoint of step {step} is broken and is left aside: {error}")
+            reporter.notice(left_aside(step, error))
+
+
+def left_aside(step: int, why: object) -> str:
+    """What is said of a checkpoint that does not verify."""
+    return f"checkpoint of step {step} is broken and is left aside: {why}"
 
 
 def newest_verified(run: Path, *, reporter: Reporter = SILENT) -> Checkpoint:

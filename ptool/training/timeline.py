@@ -10,13 +10,14 @@ Rank 0 decides and writes; what it decided reaches the others as one record, whi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from ptool.errors import DamagedInput
+from ptool.errors import DamagedInput, PtoolError
 from ptool.formats import checkpoints as folders
 from ptool.formats.checkpoints import Checkpoint
 from ptool.reporting import Reporter
@@ -57,8 +58,9 @@ class Timeline:
 
         Raises DamagedInput where checkpoints were saved and none can be read: never silently from the beginning.
         """
-        step = self._ranks.on_first(self._start_step, int)
-        return None if step < 0 else folders.open_checkpoint(self.run, step, verify=False)  # rank 0 has done it
+        checkpoint = self._newest_good(self._steps_to_start_from)
+        self._ranks.on_first(lambda: self._start_at(checkpoint), int)
+        return checkpoint
 
     def decide(
         self, now: Observation, verdict: Verdict, window: Window, states: RollbackStates | None = None
@@ -67,11 +69,8 @@ class Timeline:
 
         `states`: what there is to go back to besides saves.
         """
-        good: dict[int, int] = {}
-        if verdict.action == Action.ROLLBACK and states is not None:
-            at_most = self._ranks.on_first(lambda: self._latest_target(now, window), int)
-            good = {step: states.cursor_of(step) for step in states.verified(at_most)}
-        decision = self._ranks.on_first(lambda: self._decision(now, verdict, window, good), Decision)
+        found = self._rollback_target(now, window, states) if verdict.action == Action.ROLLBACK else None
+        decision = self._ranks.on_first(lambda: self._decision(now, verdict, window, found), Decision)
         if decision.action != Action.HALT:
             if self._ledger is not None:
                 self._ledger.decide(decision)
@@ -117,22 +116,23 @@ class Timeline:
             if file is not None:
                 file.close()
 
-    def _start_step(self) -> int:
+    def _steps_to_start_from(self) -> list[int]:
         checkpoints.clear_leftovers(self.run)
-        for checkpoint in folders.verified(self.run, reporter=self._reporter):
-            if self._stands(checkpoint):
-                newer = [step for step in folders.steps_of(self.run) if step > checkpoint.step]
-                checkpoints.remove(self.run, newer)
-                return checkpoint.step
-        if self._ledger is not None and self._ledger.has("save"):
+        return folders.steps_of(self.run)[::-1]
+
+    def _start_at(self, checkpoint: Checkpoint | None) -> int:
+        """Remove what is newer; raises DamagedInput where there should be something to start from."""
+        if checkpoint is not None:
+            checkpoints.remove(self.run, [step for step in folders.steps_of(self.run) if step > checkpoint.step])
+        elif self._ledger is not None and self._ledger.has("save"):
             raise DamagedInput(
                 "checkpoints were saved here, and none of them can be read",
                 where=str(self.run / folders.FOLDER),
                 hint="bring one back, or train anew into another folder",
             )
-        return -1
+        return 0
 
-    def _decision(self, now: Observation, verdict: Verdict, window: Window, anchors: Mapping[int, int]) -> Decision:
+    def _decision(self, now: Observation, verdict: Verdict, window: Window, found: tuple[int, int] | None) -> Decision:
         config = self._config.spike
         refused = Decision(
             action=verdict.action.value,
@@ -145,7 +145,6 @@ class Timeline:
         if verdict.action != Action.ROLLBACK:
             return refused
         onset_step, first = spikes.onset(config, window, self.decisions, now)
-        found = self._rollback_target(self._latest_target(now, window), anchors)
         if found is None:
             reason = f"{verdict.reason}; no checkpoint is left to go back to"
             return msgspec.structs.replace(refused, action=Action.HALT.value, reason=reason)
@@ -158,21 +157,48 @@ class Timeline:
         onset_step, _ = spikes.onset(self._config.spike, window, self.decisions, now)
         return spikes.latest_target(self._config.spike, self.decisions, onset_step)
 
-    def _rollback_target(self, at_most: int, anchors: Mapping[int, int]) -> tuple[int, int] | None:
-        """(step, cursor) of the newest good state of the step schedule up to `at_most`, else of the oldest there is.
-
-        `anchors` are such states already, by step.
-        """
+    def _rollback_target(
+        self, now: Observation, window: Window, states: RollbackStates | None
+    ) -> tuple[int, int] | None:
+        """(step, cursor) of the newest good state of the step schedule far enough back, else of the oldest there is."""
+        at_most = self._ranks.on_first(lambda: self._latest_target(now, window), int)
+        anchors = [] if states is None else states.verified(at_most)
         newest = max(anchors, default=-1)
-        oldest: tuple[int, int] | None = None
-        for checkpoint in folders.verified(self.run, reporter=self._reporter, above=newest if anchors else None):
-            position = checkpoints.position_of(checkpoint)
-            if not position.scheduled or not self._stands(checkpoint):
-                continue
-            if checkpoint.step <= at_most:
-                return checkpoint.step, position.cursor
-            oldest = checkpoint.step, position.cursor
-        return (newest, anchors[newest]) if anchors else oldest
+        steps = self._ranks.on_first(lambda: folders.steps_of(self.run), list[int])
+        saved = self._newest_good(lambda: [step for step in reversed(steps) if newest < step <= at_most], rollback=True)
+        if saved is None and states is not None and anchors:
+            return newest, states.cursor_of(newest)
+        if saved is None:
+            saved = self._newest_good(lambda: [step for step in steps if step > at_most], rollback=True)
+        return None if saved is None else (saved.step, checkpoints.position_of(saved).cursor)
 
-    def _stands(self, checkpoint: Checkpoint) -> bool:
-        return stands(checkpoint.step, checkpoints.position_of(checkpoint).decisions, self.decisions)
+    def _newest_good(self, steps: Callable[[], list[int]], *, rollback: bool = False) -> Checkpoint | None:
+        """The first of `steps` (asked on rank 0) that stands and verifies; for a `rollback`, one of the step schedule.
+
+        No file is read of those that are not wanted anyway, and every rank reads its share of the others: a checkpoint
+        can take one rank longer than the rest would wait.
+        """
+        for step in self._ranks.on_first(steps, list[int]):
+            wanted = self._ranks.on_first(partial(self._is_wanted, step, rollback), bool)
+            if wanted and self._verifies(step):
+                return folders.open_checkpoint(self.run, step, verify=False)
+        return None
+
+    def _is_wanted(self, step: int, rollback: bool) -> bool:
+        try:
+            position = checkpoints.position_of(folders.open_checkpoint(self.run, step, verify=False))
+        except (PtoolError, OSError) as error:
+            self._reporter.notice(folders.left_aside(step, error))
+            return False
+        return stands(step, position.decisions, self.decisions) and (position.scheduled or not rollback)
+
+    def _verifies(self, step: int) -> bool:
+        problem = ""
+        try:
+            folders.verify_share(self.run, step, rank=self._ranks.rank, ranks=self._ranks.size)
+        except (PtoolError, OSError) as error:
+            problem = str(error)
+        problems = [told for told in self._ranks.gather(problem) if told]
+        if problems and self._ranks.is_first:
+            self._reporter.notice(folders.left_aside(step, problems[0]))
+        return not problems
