@@ -3,7 +3,7 @@
 A writer fills a temporary file in the folder of its target, flushes it to the disk, and renames it. POSIX makes the
 rename atomic, so `kill -9` at any moment leaves the old file or none. Cost: one fsync of the file, one of its folder.
 The temporary is named `.NAME.HOST-PID-HEX.part` (HOST is a checksum of the host's name); one left by a killed process
-is removed by the next writer of the same name on that host, once the process is gone.
+is removed by the next process on that host that writes the same name, once the one that left it is gone.
 """
 
 from __future__ import annotations
@@ -141,13 +141,34 @@ def describing_os_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write: {reason}", where=str(path), hint=hints.get(error.errno or 0)) from error
 
 
+_left_behind: dict[str, dict[str, list[tuple[int, str]]]] = {}
+"""By folder, the temporaries of this host that were there at first: of which name, by which process, called what."""
+
+
 def _remove_orphans(path: Path) -> None:
-    for candidate in path.parent.glob(f".{_escape(path.name)}.*.part"):
-        match = _TEMPORARY.fullmatch(candidate.name)
-        ours = match and match["name"] == path.name and match["host"] == _host()
-        if ours and match and not _is_alive(int(match["pid"])):
+    # A folder is listed once: with an output for each file of a crawl it has 300,000 entries, and as many writers.
+    folder = str(path.parent.absolute())
+    if folder not in _left_behind:
+        with suppress(OSError):
+            _left_behind[folder] = _temporaries(folder)
+    found = _left_behind.get(folder, {}).pop(path.name, [])
+    alive = [(pid, name) for pid, name in found if _is_alive(pid)]
+    if alive:  # not forever, perhaps
+        _left_behind[folder][path.name] = alive
+    for pid, name in found:
+        if (pid, name) not in alive:
             with suppress(OSError):
-                candidate.unlink()
+                path.with_name(name).unlink()
+
+
+def _temporaries(folder: str) -> dict[str, list[tuple[int, str]]]:
+    found: dict[str, list[tuple[int, str]]] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and match["host"] == _host():
+                found.setdefault(match["name"], []).append((int(match["pid"]), entry.name))
+    return found
 
 
 def _host() -> str:
@@ -162,7 +183,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _escape(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)

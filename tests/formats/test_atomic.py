@@ -81,6 +81,31 @@ def test_kill_leaves_the_old_file_and_the_next_writer_clears_up(tmp_path: Path) 
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == [b"new"]
 
 
+def test_a_folder_is_listed_once_for_all_that_a_process_writes_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[str] = []
+    scandir = os.scandir
+
+    def listing(folder: str) -> object:
+        listed.append(str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(atomic.os, "scandir", listing)
+    other = subprocess.Popen(["sleep", "60"])
+    left = tmp_path / f".b7.{atomic._host()}-{other.pid}-01234567.part"
+    left.touch()
+    for number in range(20):
+        write_bytes(tmp_path / f"b{number}", b"x")
+    assert left.exists(), "its process lives"
+    other.kill()
+    other.wait()
+    write_bytes(tmp_path / "b7", b"x")
+    assert not left.exists()
+    assert listed == [str(tmp_path)]
+    assert len(list(tmp_path.iterdir())) == 20
+
+
 def test_a_living_writers_temporary_is_left_alone(tmp_path: Path) -> None:
     other = temporary_name(tmp_path / "a")
     other.write_bytes(b"in the making")
