@@ -13,7 +13,7 @@ from the start is the same run, to the bit.
 
 from __future__ import annotations
 
-import os
+import socket
 
 import msgspec
 
@@ -109,8 +109,9 @@ class Anchors:
         steps = range(0, 2 * self._every + 2 * self._spike.back_off + self._every, self._every)
         more = len(needed(list(steps), self._spike))
         free = free_memory() if self._in_memory else None
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", self._ranks.size))
-        fits = free is None or more * size * here <= free
+        # The ranks of this machine share its memory; srun does not say how many they are.
+        hosts = self._ranks.gather(socket.gethostname())
+        fits = free is None or more * size * hosts.count(hosts[self._ranks.rank]) <= free
         return self._ranks.sum([float(fits)])[0] == self._ranks.size
 
     def _drop(self, steps: set[int]) -> None:

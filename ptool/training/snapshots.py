@@ -1,7 +1,8 @@
 """One step's state of this rank, copied to host memory: to be written while the training goes on, or to go back to.
 
 The copy is the only thing a save costs the training: one pass over 12 bytes a parameter and rank with AdamW (weights
-and two moments in fp32), and as much host memory. Buffers are used again: memory that was never touched costs as much
+and two moments in fp32), and as much host memory; beside a GPU it is page-locked, which torch rounds up to powers of
+two, a third more on the whole. Buffers are used again: memory that was never touched costs as much
 again to be handed out. With `folder` the copies lie in files there that are mapped into memory, so that the system can
 put them on its disk when memory is short; they have no names and end with the process.
 """
@@ -41,8 +42,8 @@ class Snapshot:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the copies of tensors."""
-        return sum(tensor.nbytes for tensors in self.tensors.values() for tensor in tensors.values())
+        """Host memory that the copies of tensors take."""
+        return sum(_memory_of(tensor) for tensors in self.tensors.values() for tensor in tensors.values())
 
     def digest(self) -> int:
         """Over all tensors: memory is not trusted for hours without asking."""
@@ -100,6 +101,12 @@ def buffers_in(folder: str) -> Buffers:
     with describing_os_errors(Path(folder)):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return Buffers(Path(folder))
+
+
+def _memory_of(tensor: Tensor) -> int:
+    """Bytes; torch hands out page-locked memory in powers of two (CachingHostAllocator.h)."""
+    size = tensor.nbytes
+    return 1 << (size - 1).bit_length() if size and tensor.is_pinned() else size
 
 
 def _on_host(held: Mapping[str, Mapping[str, Tensor]]) -> Copies:

@@ -27,6 +27,7 @@ from ptool.training.checkpoints import Position
 from ptool.training.config import Checkpoint, RunConfig, Spike
 from ptool.training.history import Ledger, read_lines
 from ptool.training.rotation import Saved, best, kept
+from ptool.training.snapshots import Snapshot
 from ptool.training.spikes import Window
 
 
@@ -392,6 +393,33 @@ def test_without_memory_for_anchors_the_run_says_so_once_and_goes_on(tmp_path, m
     monkeypatch.setattr(anchors, "free_memory", lambda: 3000)
     (tmp_path / "more").mkdir()
     assert Run(tmp_path / "more", anchor_steps=10).to(35).saver.anchors.steps == [10, 20, 30]
+
+
+def test_anchors_need_memory_for_the_ranks_of_their_own_machine_whoever_started_them(tmp_path, monkeypatch):
+    class OneOfMany(Alone):
+        """One of 64 ranks that srun started, 2 on each machine."""
+
+        rank, size = 1, 64
+
+        def sum(self, values):
+            return [64 * value for value in super().sum(values)]
+
+        def gather(self, value):
+            return [f"{value}{rank // 2 or ''}" for rank in range(64)]
+
+    class Taken(Snapshot):
+        def __init__(self) -> None:
+            self.tensors = {"weights": {"x": torch.zeros(300)}, "moments": {"x": torch.zeros(0), "n": torch.ones(())}}
+
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    config = RunConfig(model={"vocab_size": 8}, checkpoint=Checkpoint(anchor_steps=10), spike=SPIKE)
+    snapshot, more = Taken(), anchors.Anchors(config, Engine(), OneOfMany())
+    assert snapshot.num_bytes == 1204
+    monkeypatch.setattr(anchors, "free_memory", lambda: 2 * 4 * 1204)
+    assert more._has_room(snapshot.num_bytes), "four are kept at a time"
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
+    assert snapshot.num_bytes == 2048 + 4, "torch hands out page-locked memory in powers of two"
+    assert not more._has_room(snapshot.num_bytes)
 
 
 def test_anchors_in_a_folder_leave_nothing_in_it(tmp_path):
