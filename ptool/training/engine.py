@@ -223,6 +223,7 @@ class Engine:
 
 def _deepspeed_config(spec: EngineSpec, num_parameters: int) -> dict[str, Any]:
     bucket = max(MIN_BUCKET_ELEMENTS, min(num_parameters, MAX_BUCKET_ELEMENTS))
+    bucket += bucket % 2  # ZeRO-1/2 refuse an odd one
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,  # never asked: the caller says which micro-batch is a step's last
         "gradient_accumulation_steps": 1,

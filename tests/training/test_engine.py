@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ptool.optimizers.choices import KINDS
+from ptool.training.engine import EngineSpec, _deepspeed_config
 from ptool.training.optimizer import gated
 from ptool.training.scaling import HIGHEST
 from tests.training import tiny
@@ -66,6 +67,14 @@ def test_an_overflow_in_fp16_lowers_the_scale_and_the_step_is_taken_again_as_if_
 
 def test_hidden_matrices_of_a_wide_model_learn_at_a_rate_divided_by_its_width(reports):
     assert [report["found"] for report in reports["rates"]] == [[0.01 / 4, 0.01]] * 3
+
+
+@pytest.mark.parametrize("num_parameters", [5, 1001, 3**9, 10**9 + 1])
+def test_buckets_are_of_an_even_size_which_zero_demands(num_parameters):
+    config = _deepspeed_config(EngineSpec(zero=1, precision="fp32", device="cpu", accumulation=1), num_parameters)
+    sizes = {name: size for name, size in config["zero_optimization"].items() if name.endswith("bucket_size")}
+    assert len(sizes) == 3
+    assert all(size % 2 == 0 and size >= min(num_parameters, 500_000_000) for size in sizes.values())
 
 
 def test_a_gate_stands_before_any_class_and_is_asked_once_for_all_groups():
