@@ -1,7 +1,7 @@
 """When a run must have saved and gone: `--max-minutes`, and the end of its Slurm job.
 
 The caller's limit counts from the start of the command and travels to the ranks in an environment variable, as a time
-of day. A job's end is SLURM_JOB_END_TIME (Slurm 22.05 and later), else what `squeue` says; it is asked again when it
+of day. A job's end is SLURM_JOB_END_TIME (where Slurm gives it), else what `squeue` says; it is asked again when it
 comes near, since limits are moved. Rank 0 alone looks, and its answer rides on the step's all-reduce like a signal.
 
 The run stops when what is left is less than two saves and two steps, as long as the slowest yet, and half a minute in
@@ -80,9 +80,13 @@ def job_end(env: Mapping[str, str]) -> float | None:
 
 def asked_end(env: Mapping[str, str]) -> float | None:
     """The same, by `squeue`."""
-    command = ["squeue", "--noheader", "--jobs", env.get("SLURM_JOB_ID", ""), "--format=%e"]
+    job = env.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in env and "SLURM_ARRAY_TASK_ID" in env:  # one task's job number is that of them all
+        job = f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    command = ["squeue", "--noheader", "--jobs", job, "--format=%e"]
+    plain = {**env, "SLURM_TIME_FORMAT": "standard"}  # whatever form the user likes to read
     with suppress(OSError, subprocess.SubprocessError, ValueError):
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=dict(env))
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10, env=plain)
         return datetime.fromisoformat(told.stdout.strip()).timestamp()  # local time, as Slurm prints it; N/A: no limit
     return None
 

@@ -77,6 +77,22 @@ def test_a_job_without_a_limit_has_no_end(tmp_path: Path, answer: str) -> None:
     assert deadlines.job_end(squeue(tmp_path, answer)) is None
 
 
+def test_squeue_is_asked_for_one_array_task_and_for_a_time_that_can_be_read(tmp_path: Path) -> None:
+    """As Slurm 22.05 answers: every task of an array under the array's own number, times as the user likes them."""
+    end = datetime.fromtimestamp(NOW).isoformat()
+    (tmp_path / "squeue").write_text(
+        "#!/bin/bash\n"
+        '[ "$SLURM_TIME_FORMAT" = standard ] || exec echo 18:13:32\n'
+        f'[ "$3" != 4 ] || echo {end}\n'
+        f"echo {end}\n"
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_TIME_FORMAT": "relative"}
+    assert deadlines.job_end({**env, "SLURM_JOB_ID": "9"}) == NOW
+    array = {"SLURM_JOB_ID": "4", "SLURM_ARRAY_JOB_ID": "4", "SLURM_ARRAY_TASK_ID": "2"}
+    assert deadlines.job_end({**env, **array}) == NOW
+
+
 def test_a_limit_of_the_caller_reaches_the_processes_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(deadlines.VARIABLE, raising=False)
     deadlines.set_limit(2.0)
