@@ -32,7 +32,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -62,7 +62,7 @@ def external_rank() -> dict[str, str] | None:
     tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
     if "SLURM_PROCID" in env and tasks.isdigit() and int(tasks) > 1:
         port = 20_000 + (int(env.get("SLURM_JOB_ID", "0")) * 16 + int(env.get("SLURM_STEP_ID", "0")) % 16) % 20_000
-        return {
+        return _local_size(env) | {
             "RANK": env["SLURM_PROCID"],
             "WORLD_SIZE": tasks,
             "LOCAL_RANK": env.get("SLURM_LOCALID", "0"),
@@ -258,6 +258,17 @@ def _remove_orphans() -> None:
         pid = folder.name.removeprefix(_own_prefix()).partition("-")[0]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _local_size(env: Mapping[str, str]) -> dict[str, str]:
+    """How many ranks this host has, by Slurm's "8(x2),4"; nothing where that is not told."""
+    counts: list[str] = []
+    with contextlib.suppress(ValueError, IndexError):
+        for part in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+            number, _, times = part.rstrip(")").partition("(x")
+            counts += [str(int(number))] * int(times or 1)
+        return {"LOCAL_WORLD_SIZE": counts[int(env.get("SLURM_NODEID", "0"))]}
+    return {}
 
 
 def _own_prefix() -> str:

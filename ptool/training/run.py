@@ -146,6 +146,10 @@ def _be_a_rank(plan: Plan, variables: dict[str, str], *, force: bool, reporter: 
         from ptool.training.ranks import Ranks
 
         parallel = plan.config.parallel
+        if parallel.device == "cuda" and torch.cuda.device_count() == 1:
+            os.environ["LOCAL_RANK"] = (
+                "0"  # srun --gpus-per-task=1: each rank sees its own GPU alone; DeepSpeed reads it
+            )
         engine.start(parallel.device, parallel.timeout_seconds)
         ranks = Ranks(torch.device(parallel.device))
         ranks.barrier()  # NCCL's group is made without waiting: others may still be looking at the folder as it is

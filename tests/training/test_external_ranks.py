@@ -110,3 +110,40 @@ def test_the_folder_is_touched_when_all_have_planned_and_trained_in_when_all_see
     for thread in [*threads, *([late] if rank else [])]:
         thread.join()
     assert order == ["all are here", *(["prepared"] if rank == 0 else []), "trained by [run]\n"]
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(1, "0"), (8, "5")])
+def test_a_rank_that_sees_one_gpu_takes_it_whatever_its_place_on_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: int, expected: str
+) -> None:
+    def start(device: str, seconds: float) -> None:
+        raise PtoolError(f"LOCAL_RANK is {os.environ['LOCAL_RANK']}")
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "9")
+    monkeypatch.setattr(StopRequest, "listen", lambda self: None)
+    monkeypatch.setattr(launch, "follow_launcher", lambda: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    monkeypatch.setattr(engine, "start", start)
+    parallel = SimpleNamespace(device="cuda", timeout_seconds=60.0)
+    plan: Any = SimpleNamespace(run=tmp_path, config=SimpleNamespace(parallel=parallel))
+    with pytest.raises(PtoolError, match=f"LOCAL_RANK is {expected}$"):
+        run._be_a_rank(plan, {"RANK": "5", "LOCAL_RANK": "5"}, force=False, reporter=SILENT)
+
+
+@pytest.mark.parametrize(
+    ("node", "told", "expected"),
+    [(0, "8(x2),4", "8"), (1, "8(x2),4", "8"), (2, "8(x2),4", "4"), (3, "8", None), (0, "", None)],
+)
+def test_a_rank_of_srun_knows_how_many_share_its_host(
+    monkeypatch: pytest.MonkeyPatch, node: int, told: str, expected: str | None
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    names = {"PROCID": "3", "LOCALID": "1", "NODEID": str(node), "STEP_NUM_TASKS": "20", "STEP_TASKS_PER_NODE": told}
+    for name, value in names.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    variables = launch.external_rank()
+    assert variables is not None
+    assert (variables["RANK"], variables["LOCAL_RANK"], variables["WORLD_SIZE"]) == ("3", "1", "20")
+    assert variables.get("LOCAL_WORLD_SIZE") == expected
