@@ -73,6 +73,7 @@ def change_plan(
     allow_data_change: bool = False,
 ) -> tuple[RunConfig, list[Change]]:
     """`config` as it is from `step` on, and what changed. Raises UsageError for what cannot change."""
+    replace = msgspec.structs.replace
     given = {f"{section}.{name}": value for section, values in _tables(asked) for name, value in values.items()}
     old = {
         f"{section}.{name}": value for section, values in _tables(as_tables(config)) for name, value in values.items()
@@ -87,6 +88,8 @@ def change_plan(
         raise UsageError("the warm-up is over: changing it would change nothing")
     tables = overlay(as_tables(config), _nested(given))
     changed = msgspec.convert(tables, RunConfig)
+    if (changed.schedule.shape, "schedule.decay_tokens" in given) == ("wsd", False) and config.schedule.shape != "wsd":
+        changed = replace(changed, schedule=replace(changed.schedule, decay_tokens=-1))  # a tenth, as of a new run
     changed = _with_data(changed, config, data, allow_data_change=allow_data_change)
     planned = given.keys() & {*_CURVE, *_LENGTH, *_BATCH, *_MIX, *_WARMUP}
     if asked.get("phase"):
@@ -102,7 +105,7 @@ def change_plan(
         raise UsageError("the run is finished: nothing is left to change", hint="--set run.tokens=… makes it longer")
     check_execution(changed.execution, changed.parallel)
     optimizer = resolve_optimizer(changed.optimizer, changed.parallel, changed.optimizer.peak_lr)
-    changed = msgspec.structs.replace(changed, optimizer=optimizer)
+    changed = replace(changed, optimizer=optimizer)
     changes = [
         Change(setting=name, old=old.get(name), new=value, meaning=_meaning(name, old.get(name), value, step))
         for name, value in given.items()
@@ -213,6 +216,9 @@ def _future(
     if not pieces:
         raise UsageError(f"{units.format_count(done)} tokens in {step:,} steps are done already: nothing would be left")
     total = done + sum(piece.steps * piece.batch_tokens for piece in pieces)
+    if changed.schedule.decay_tokens < 0:
+        decay = min(int(total * schedule.DECAY_SHARE), total - done)
+        changed = replace(changed, schedule=replace(changed.schedule, decay_tokens=decay))
     return [_recurve(piece, changed, planned, course.num_tokens, total) for piece in pieces]
 
 

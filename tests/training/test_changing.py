@@ -82,6 +82,17 @@ def test_a_stable_run_can_decay_from_where_it_stands_also_when_it_is_finished():
         changed(run(), schedule={"decay_tokens": 1})
 
 
+def test_a_cosine_that_becomes_wsd_decays_over_a_tenth_of_the_run_or_what_is_left_of_it():
+    for step, stable in ((STEP, 90), (95, 95)):
+        new, _ = changed(run(), step=step, schedule={"shape": "wsd"})
+        course = Course(new.phase)
+        assert course.learning_rate(stable) == (1e-3 if step == STEP else pytest.approx(1e-4, rel=0.1))
+        assert course.learning_rate(stable + 1) < 1e-3
+        assert course.learning_rate(100) == pytest.approx(1e-4)
+    again, _ = changed(new, step=97, optimizer={"peak_lr": 2e-3})
+    assert Course(again.phase).learning_rate(100) == pytest.approx(2e-4)
+
+
 def test_a_longer_run_stretches_its_curve_and_says_where_the_rate_jumps():
     new, changes = changed(run(), run={"tokens": 200 * 16_384})
     course = Course(new.phase)
