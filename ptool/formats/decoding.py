@@ -80,9 +80,7 @@ class Decoder:
             try:
                 chunk = decoder.decompress(compressed)
             except zstandard.ZstdError as error:
-                raise DamagedInput(
-                    f"damaged Zstandard frame near byte {self._offset}: {error}", where=self._where
-                ) from error
+                raise self._undecodable(str(error)) from error
             finished = decoder.eof
             if finished:
                 self._buffer = decoder.unused_data + self._buffer
@@ -90,6 +88,15 @@ class Decoder:
                 if self._section is not None:
                     self._section.update(chunk)
                 yield chunk
+
+    def _undecodable(self, reason: str) -> DamagedInput:
+        for words, message, option in (
+            ("too much memory", "the frame needs a window of more than 128 MiB, as zstd --long makes it", "--long=31"),
+            ("Dictionary mismatch", "the frame was compressed with a dictionary, which is not in it", "-D DICTIONARY"),
+        ):
+            if words in reason:
+                return DamagedInput(message, where=self._where, hint=f"zstd -dc {option} FILE | ptool …")
+        return DamagedInput(f"damaged Zstandard frame near byte {self._offset}: {reason}", where=self._where)
 
     def _skippable(self) -> None:
         head = self._peek(8 + frames.TAG_BYTES)

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -233,6 +234,19 @@ def test_batches_hold_whole_lines_and_number_them() -> None:
         assert batch.first_number == number
         number += batch.data.count(b"\n")
     assert number == len(LINES) + 1
+
+
+def test_what_zstd_decodes_only_when_asked_to_is_told_from_damage() -> None:
+    wide = zstandard.ZstdCompressionParameters(window_log=31, enable_ldm=True)
+    streaming = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    long = streaming.compress(LINES[0]) + streaming.flush()
+    trained = zstandard.train_dictionary(1 << 10, [line * 2 for line in LINES] * 500)
+    packed = zstandard.ZstdCompressor(dict_data=trained).compress(LINES[0])
+    for data, message in ((long, "window of more than 128 MiB.*--long=31"), (packed, "with a dictionary.*-D")):
+        with pytest.raises(DamagedInput) as caught:
+            list(StreamReader(["-"], stdin=io.BytesIO(data)))
+        assert re.search(message, f"{caught.value} {caught.value.hint}")
+        assert "damaged" not in str(caught.value)
 
 
 class Trickle(io.RawIOBase):
