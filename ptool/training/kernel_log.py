@@ -43,6 +43,7 @@ XIDS = {
 _TROUBLE = re.compile(r"NVRM: Xid|Machine check|\bmce:|\bEDAC\b|Uncorrected|\bAER:|Hardware Error", re.IGNORECASE)
 _XID = re.compile(r"NVRM: Xid \(([^)]*)\): (\d+)")
 MOST = 20
+MOST_RECORDS = 500_000  # more than a kernel keeps; a machine that logs without end must not hold the reader
 RECENT_SECONDS = 24 * 3600.0  # older ones had their chance to show
 
 
@@ -100,8 +101,12 @@ def _kernel_lines(path: str) -> list[str]:
     log = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         with suppress(BlockingIOError):
-            while record := os.read(log, 8192):
-                lines += record.decode(errors="replace").splitlines()
+            for _ in range(MOST_RECORDS):
+                with suppress(BrokenPipeError):  # written over before it was read, as in a storm: the next one is there
+                    record = os.read(log, 8192)
+                    if not record:
+                        break
+                    lines += record.decode(errors="replace").splitlines()
     finally:
         os.close(log)
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,22 @@ def test_a_log_that_may_not_be_read_is_said_to_be_so(tmp_path: Path) -> None:
     assert kernel_log.sentence([quiet]) == "the kernel reports no error of GPU or memory"
     loud = HardwareReport(host="b", messages=["x", "y"], unreadable=[])
     assert kernel_log.sentence([quiet, loud, loud, report]) == "errors of GPU or memory: b reports 2"
+
+
+def test_a_log_that_is_written_over_while_it_is_read_is_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kmsg").write_text("")
+    records: list[bytes | OSError] = [LINES[1].encode(), BrokenPipeError(), LINES[3].encode(), BlockingIOError()]
+
+    def read(descriptor: int, size: int) -> bytes:
+        record = records.pop(0)
+        if isinstance(record, OSError):
+            raise record
+        return record
+
+    monkeypatch.setattr(os, "read", read)
+    assert kernel_log._kernel_lines(str(tmp_path / "kmsg")) == [LINES[1], LINES[3]]
 
 
 def test_gpu_counters_and_nccl_warnings_are_read_where_they_are(
