@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -172,12 +173,18 @@ class MlflowTracker:
         import time
 
         now = int(time.time() * 1000)
-        metrics = [self._metric(name, value, now, step) for name, value in values.items()]
+        metrics = [self._metric(_mlflow_name(name), value, now, step) for name, value in values.items()]
         self._client.log_batch(self.id, metrics=metrics)
 
     def close(self, *, finished: bool) -> None:
         """No more will come."""
         self._client.set_terminated(self.id, status="FINISHED" if finished else "KILLED")
+
+
+def _mlflow_name(name: str) -> str:
+    """A name that MLflow takes: one that it does not would lose all numbers, and a source may be called anything."""
+    parts = re.sub(r"[^/\w.\- :]", "_", name).split("/")
+    return "/".join(part for part in parts if part not in ("", ".", ".."))[:250]
 
 
 def _asked(metrics: Metrics) -> list[str]:

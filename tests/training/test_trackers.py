@@ -136,12 +136,13 @@ def test_mlflow_gets_parameters_once_and_metrics_by_step(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
     for _ in range(2):
         trackers = Trackers(tmp_path, Metrics(mlflow=str(tmp_path / "ml runs")), SETTINGS, notice=pytest.fail)
-        trackers.add(7, {"loss": 2.0})
+        trackers.add(7, {"loss": 2.0, "validation/维基 (en)?": 3.0, "validation//data/../x": 4.0})
         trackers.close(finished=True)
     names = [call[0] for call in told]
     assert told[0] == ("at", (tmp_path / "ml runs").as_uri())
     assert ("log_param", "r1", "run.seed", "3") in told
-    assert ("log_batch", "r1", [("loss", 2.0, 7)]) in told
+    named = [("loss", 2.0, 7), ("validation/维基 _en__", 3.0, 7), ("validation/data/x", 4.0, 7)]
+    assert ("log_batch", "r1", named) in told
     assert names.count("create_run") == 1
     assert names.count("log_batch") == 2
     assert told[-1] == ("set_terminated", "r1", "FINISHED")
@@ -158,7 +159,8 @@ def test_the_real_package_takes_what_it_is_given_offline(
     metrics = Metrics(wandb="offline") if name == "wandb" else Metrics(mlflow=str(store))
     for attempt in range(2):
         trackers = Trackers(tmp_path, metrics, SETTINGS, notice=pytest.fail)
-        trackers.add(3 - attempt, {"loss": 2.0 + attempt})  # the second start is behind: a rollback
+        values = {"loss": 2.0 + attempt, "validation/(no source)": 1.0, "validation//data/../x": 1.0}
+        trackers.add(3 - attempt, values)  # the second start is behind: a rollback
         trackers.close(finished=True)
     if name == "wandb":
         assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
