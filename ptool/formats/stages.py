@@ -222,7 +222,8 @@ class _Part:
     def __init__(self, path: Path | None, stage: str, options: StreamOptions) -> None:
         compress = options.compress and not is_plain(path)
         self._path = path
-        self._beside = options.manifest_beside or not compress  # plain lines have no trailer to carry it
+        self._plain = not compress  # no trailer to carry the manifest
+        self._beside = options.manifest_beside or self._plain
         self._pending = PendingFile(path) if path is not None else None
         self.digest = DocumentsDigest()
         sink = self._pending.file if self._pending else stdout()
@@ -250,10 +251,16 @@ class _Part:
     def publish(self, manifest: Manifest, record: RunRecord) -> None:
         if self._path is None or self._pending is None:
             return
-        manifest_beside(self._path).unlink(missing_ok=True)  # that of an output being replaced
-        self._pending.publish()
+        beside = manifest_beside(self._path)
+        if self._plain:  # its lines come last: with no manifest they would be taken for somebody else's
+            self._path.unlink(missing_ok=True)  # which the new manifest does not describe
+        beside.unlink(missing_ok=True)  # that of an output being replaced
+        if not self._plain:
+            self._pending.publish()
         if self._beside:
-            write_bytes(manifest_beside(self._path), encode_manifest(_with_documents(manifest, self)) + b"\n")
+            write_bytes(beside, encode_manifest(_with_documents(manifest, self)) + b"\n")
+        if self._plain:
+            self._pending.publish()
         record.write(self._path)
 
     def discard(self) -> None:

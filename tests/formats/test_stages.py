@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ptool.errors import BadDocument, DamagedInput, OutputError, TooManyRejected, UsageError
-from ptool.formats import frames, stages
+from ptool.formats import atomic, frames, stages
 from ptool.formats.ledger import ErrorPolicy, splice
 from ptool.formats.stages import StageReport, StreamOptions, TransformRun, read_manifest
 from ptool.formats.streams import StreamReader, StreamWriter, labels
@@ -138,6 +138,28 @@ def test_plain_output_has_its_manifest_beside_it_and_is_up_to_date_too(source: P
     assert output.read_bytes() == b"".join(LINES[0:9:2])
     assert read_manifest(output) == report.manifest
     assert run([source], output).up_to_date
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.zst"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_run_killed_at_any_rename_is_simply_run_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, beside: bool
+) -> None:
+    def run_until(renames: int, output: Path, rejects: Path) -> None:
+        child = os.fork()
+        if not child:
+            seen = iter(range(renames))
+            monkeypatch.setattr(atomic, "sync_folder", lambda _: next(seen, None) is None and os._exit(0))
+            run([source], output, rejects=rejects, manifest_beside=beside)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    for renames in range(5):
+        folder = tmp_path / str(renames)
+        folder.mkdir()
+        run_until(renames, folder / name, folder / "rejects.jsonl.zst")
+        run([source], folder / name, rejects=folder / "rejects.jsonl.zst", manifest_beside=beside)
+        assert [int(str(one["id"])) for one in documents(folder / name)] == [0, 2, 4, 6, 8]
 
 
 def test_one_output_for_each_input_holds_that_inputs_documents(tmp_path: Path) -> None:
