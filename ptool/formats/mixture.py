@@ -16,6 +16,7 @@ Weights count tokens. Rows of a folder with more padding hold fewer, so its shar
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -59,7 +60,9 @@ class Mixture:
         self._seed = seed
         self._offset = _scrambled(seed)
         self._phases = list(phases)
+        self._firsts = [phase.first for phase in phases]
         self._bounds = [_bounds(rows, tokens, phase.weights) for phase in phases]
+        self._before = self._counted()
 
     def samples(self, start: int, count: int) -> Samples:
         """Samples start <= k < start + count."""
@@ -76,11 +79,20 @@ class Mixture:
 
     def drawn(self, sample: int) -> list[int]:
         """Rows of each folder among the samples before number `sample`."""
-        totals = [0] * len(self._rows)
-        for first, last, bounds in self._stretches(0, sample):
-            for folder in range(len(totals)):
-                totals[folder] += self._count(last, bounds, folder) - self._count(first, bounds, folder)
-        return totals
+        phase = max(0, bisect_right(self._firsts, sample) - 1)
+        here = self._counts(sample, self._bounds[phase])
+        return [before + count for before, count in zip(self._before[phase], here, strict=True)]
+
+    def _counted(self) -> list[list[int]]:
+        """For each phase: what makes the counts of its bounds those of all samples before, by folder.
+
+        Kept, because every micro-batch asks, and a run of many folders has many phases too.
+        """
+        before = [[0] * len(self._rows)]
+        for phase, old, new in zip(self._phases[1:], self._bounds, self._bounds[1:], strict=False):
+            counts = zip(before[-1], self._counts(phase.first, old), self._counts(phase.first, new), strict=True)
+            before.append([total + was - now for total, was, now in counts])
+        return before
 
     def _stretches(self, start: int, stop: int) -> list[tuple[int, int, list[int]]]:
         """What of start <= k < stop lies in each phase, with that phase's bounds."""
@@ -98,13 +110,11 @@ class Mixture:
         edges = np.array([edge for edge in bounds[1:-1] if edge < _MODULUS], dtype=np.uint64)
         return np.searchsorted(edges, points, side="right").astype(np.int64)
 
-    def _count(self, number: int, bounds: list[int], folder: int) -> int:
-        """How many of the first `number` points are in the folder's share."""
-        return self._below(number, bounds[folder + 1]) - self._below(number, bounds[folder])
-
-    def _below(self, number: int, edge: int) -> int:
+    def _counts(self, number: int, bounds: list[int]) -> list[int]:
+        """How many of the first `number` points are in each folder's share."""
         shifted = self._offset + _MODULUS
-        return _floor_sum(number, _MODULUS, _STEP, shifted) - _floor_sum(number, _MODULUS, _STEP, shifted - edge)
+        sums = {edge: _floor_sum(number, _MODULUS, _STEP, shifted - edge) for edge in set(bounds)}
+        return [sums[low] - sums[high] for low, high in pairwise(bounds)]
 
     def _permuted(self, folder: int, epochs: Integers, places: Integers) -> Integers:
         size = self._rows[folder]
