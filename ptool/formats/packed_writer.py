@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from ptool.errors import UsageError
 from ptool.formats.artefacts import FolderWriter
@@ -61,9 +62,11 @@ class SplitWriter:
         counts = self.counts
         counts.documents += len(records)
         counts.text_bytes += int(records["num_bytes"].sum())
-        for source in np.unique(records["source"]):
+        there, numbers = np.unique(records["source"], return_inverse=True)
+        sums = np.zeros(len(there), dtype=np.int64)
+        np.add.at(sums, numbers, records["num_tokens"])
+        for source, here in zip(there.tolist(), sums.tolist(), strict=True):
             name = sources[source] if source >= 0 else NO_SOURCE
-            here = int(records["num_tokens"][records["source"] == source].sum())
             counts.tokens_by_source[name] = counts.tokens_by_source.get(name, 0) + here
 
     def add_rows(
@@ -174,6 +177,7 @@ def _write_split(
     records["source"] = [sources.index(source) if source is not None else -1 for _, source, _, _ in documents]
     records["num_bytes"] = [size for _, _, size, _ in documents]
     records["num_tokens"] = [len(tokens) for _, _, _, tokens in documents]
+    records["text_hash"] = [xxhash.xxh3_64_intdigest(tokens.astype("<i4").tobytes()) for _, _, _, tokens in documents]
     ids = [name.encode() for name, _, _, _ in documents]
     writer.add_documents(records, np.array([len(name) for name in ids], dtype=np.int64), b"".join(ids), sources)
 

@@ -109,9 +109,13 @@ def choose_documents(records: Records, domains: Domains, plan: list[SourceShare]
     """
     chosen: list[Integers] = []
     keys = scramble(records["text_hash"].astype(np.uint64), seed)
+    filled = np.flatnonzero(records["num_tokens"] > 0)
+    by_domain = filled[np.argsort(domains.of[filled], kind="stable")]  # there may be as many domains as hosts
+    bounds = np.searchsorted(domains.of[by_domain], np.arange(len(domains.names) + 1))
+    numbers = {name: number for number, name in enumerate(domains.names)}
     for one in plan:
-        number = domains.names.index(one.name)
-        documents = np.flatnonzero((domains.of == number) & (records["num_tokens"] > 0))
+        number = numbers[one.name]
+        documents = by_domain[bounds[number] : bounds[number + 1]]
         lengths = records["num_tokens"][documents]
         whole, rest = divmod(one.wanted, max(int(lengths.sum()), 1))
         chosen.extend([documents] * whole)

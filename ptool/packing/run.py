@@ -18,9 +18,11 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from ptool.errors import UsageError
 from ptool.formats.artefacts import FolderWriter, is_whole
+from ptool.formats.documents import Records
 from ptool.formats.manifests import Manifest, new_manifest
 from ptool.formats.packed import SPLITS, PackedLayout, SplitCounts
 from ptool.formats.packed_writer import SplitWriter, rows_per_shard
@@ -29,6 +31,7 @@ from ptool.packing.plan import Integers, Plan
 from ptool.packing.selection import Part, count, plan_split, select, tokens_by_length
 from ptool.packing.source import TokenSource, open_source
 from ptool.reporting import SILENT, Reporter
+from ptool.tokenizers.loading import load_tokenizer
 
 STAGE = "pack"
 _BATCH_TOKENS = 4 << 20
@@ -90,10 +93,18 @@ def _each(source: TokenSource, output: Path, config: PackConfig) -> list[tuple[s
     """Name, folder and configuration of each source that has tokens."""
     there = source.domains(config.mix_by).tokens(source.records["num_tokens"])
     return [
-        (name, output / quote(name, safe=" "), msgspec.structs.replace(config, only=name))
+        (name, output / folder_name(name), msgspec.structs.replace(config, only=name))
         for name, tokens in there.items()
         if tokens
     ]
+
+
+def folder_name(source: str) -> str:
+    """What the folder of a source is called: below the output and nowhere else, and no longer than a name may be."""
+    quoted = quote(source, safe=" ")
+    if not quoted.strip("."):  # "..", ".", and no name at all
+        return quoted.replace(".", "%2E") or "%"
+    return quoted if len(quoted) <= 200 else f"{quoted[:180]}%{xxhash.xxh3_64_hexdigest(source)}"
 
 
 def _pack(source: TokenSource, output: Path, config: PackConfig, force: bool, reporter: Reporter) -> PackReport:
@@ -122,6 +133,8 @@ def _pack(source: TokenSource, output: Path, config: PackConfig, force: bool, re
             with split.opened():
                 listed = records[part.documents]
                 listed["num_tokens"] = part.lengths
+                if name == "holdout":
+                    _count_bytes_again(listed, source, part)
                 split.add_documents(listed, *source.ids(part.documents), source.sources)
                 for done in _fill(split, source, part, plan, config.seq_len):
                     reporter.progress(packed + done, num_tokens, unit="tokens")
@@ -208,6 +221,17 @@ def _preview(source: TokenSource, output: Path, config: PackConfig, force: bool)
             pieces=len(plan.spans),
         )
     return found
+
+
+def _count_bytes_again(listed: Records, source: TokenSource, part: Part) -> None:
+    """Of held-out documents that --max-doc-pieces cuts off, the bytes of what is left: they are scored by the byte."""
+    cut = np.flatnonzero(part.lengths < source.records["num_tokens"][part.documents])
+    tokenizer = load_tokenizer(source.vocabulary.file) if len(cut) else None
+    for one in cut.tolist():
+        start = int(source.starts[part.documents[one]])
+        tokens = source.take(np.arange(start, start + int(part.lengths[one])))
+        text = tokenizer.decode(tokens) if tokenizer else ""
+        listed["num_bytes"][one] = len(text.encode("utf-8", "surrogatepass"))
 
 
 def _settings(config: PackConfig, source: TokenSource) -> dict[str, Any]:

@@ -163,12 +163,9 @@ def tokens_by_length(source: TokenSource, part: Part) -> dict[str, dict[str, int
     """Training tokens of each source by the length of their documents: long rows see other shares than the whole."""
     records = source.records[part.documents]
     bands = np.digitize(part.lengths, _LENGTH_STEPS)
-    found: dict[str, dict[str, int]] = {}
-    for number, name in enumerate([NO_SOURCE, *source.sources], start=-1):
-        here = records["source"] == number
-        if here.any():
-            sums = np.zeros(len(_LENGTH_STEPS) + 1, dtype=np.int64)
-            np.add.at(sums, bands[here], part.lengths[here])
-            labels = [*(f"under {step}" for step in _LENGTH_STEPS), f"{_LENGTH_STEPS[-1]} and more"]
-            found[name] = dict(zip(labels, sums.tolist(), strict=True))
-    return found
+    numbers = records["source"].astype(np.int64) + 1
+    sums = np.zeros((len(source.sources) + 1, len(_LENGTH_STEPS) + 1), dtype=np.int64)
+    np.add.at(sums, (numbers, bands), part.lengths)
+    names = [NO_SOURCE, *source.sources]
+    labels = [*(f"under {step}" for step in _LENGTH_STEPS), f"{_LENGTH_STEPS[-1]} and more"]
+    return {names[number]: dict(zip(labels, sums[number].tolist(), strict=True)) for number in np.unique(numbers)}

@@ -120,7 +120,7 @@ class TokenSource:
         self._tokens = [np.asarray(shard.tokens) for shard in shards]
         starts = [shard.starts[:-1] + base for shard, base in zip(shards, self._bases.tolist(), strict=True)]
         self.starts: Integers = np.concatenate([np.empty(0, dtype=np.int64), *starts])
-        self.sources = list(dict.fromkeys(name for one in inputs for name in one.sources))
+        self.sources = list(dict.fromkeys(name for one in inputs for name in one.sources if name != NO_SOURCE))
         self.records: Records = np.concatenate([new_records(0), *(self._with_our_sources(one) for one in inputs)])
         self.upstream = [manifest for one in inputs for manifest in one.upstream]
         self.identity: dict[str, Any] = (
@@ -133,7 +133,8 @@ class TokenSource:
         if one.sources == self.sources[: len(one.sources)]:
             return one.records
         records = one.records.copy()
-        ours = np.array([self.sources.index(name) for name in one.sources] + [-1], dtype=np.int32)
+        numbers = {name: number for number, name in enumerate(self.sources)}  # a source called "-" is none
+        ours = np.array([numbers.get(name, -1) for name in one.sources] + [-1], dtype=np.int32)
         records["source"] = ours[records["source"]]
         return records
 
@@ -304,8 +305,7 @@ class _Details(msgspec.Struct):
 def _open_foreign(path: Path, name: str, tokenizer: Path | None) -> Input:
     prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
     if tokenizer is None:
-        message = "Megatron's files do not say which tokenizer made them"
-        raise UsageError(message, where=str(path), hint="--tokenizer FILE")
+        raise UsageError("Megatron's files do not say what made them", where=str(path), hint="--tokenizer FILE")
     loaded = load_tokenizer(tokenizer)
     shard = Shard(prefix)
     if len(shard.tokens) and (int(shard.tokens.min()) < 0 or int(shard.tokens.max()) >= loaded.vocab_size):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ptool.packing.config import PackConfig
 from ptool.packing.locating import locate_row
 from ptool.packing.mixing import named_mixes, plan_mix, read_mix, shares_by_temperature
 from ptool.packing.run import pack, pack_each
+from ptool.tokenizing.run import tokenize
 from tests.packing.test_pack import EOD, token_folder
 
 DOCUMENTS = [[*range(3, 3 + size % 60), size % 97, EOD] for size in range(600)]
@@ -153,3 +156,48 @@ def test_a_row_is_traced_to_its_documents(tmp_path: Path) -> None:
             )
     with pytest.raises(UsageError, match="there is no row"):
         locate_row(tmp_path / "p", rows.num_rows)
+
+
+def stream(path: Path, documents: list[tuple[str | None, str]]) -> Path:
+    lines = [
+        json.dumps({"id": str(number), "text": text} | ({} if source is None else {"source": source})) + "\n"
+        for number, (source, text) in enumerate(documents)
+    ]
+    path.write_text("".join(lines))
+    return path
+
+
+def test_the_bytes_of_a_held_out_document_that_is_cut_off_are_those_of_what_is_left(tmp_path: Path) -> None:
+    source = stream(tmp_path / "in.jsonl", [("web", f"{number} " + "x" * 7 * number) for number in range(60)])
+    tokenize([source], tmp_path / "tok", Path("bytes"))
+    pack(tmp_path / "tok", tmp_path / "p", PackConfig(seq_len=16, holdout=0.5, max_doc_pieces=2))
+    held = list(PackedDataset.open(tmp_path / "p").holdout.documents())
+    assert {len(document.tokens) == 32 for document in held} == {True, False}
+    assert all(document.num_bytes == int((document.tokens != 256).sum()) for document in held), "a token is a byte"
+
+
+def test_the_folder_of_a_source_is_below_the_output_whatever_its_name(tmp_path: Path) -> None:
+    names = ["..", ".", "", "a/b", "/etc", "书" * 100, "书" * 100 + "!", "%", "%2E%2E"]
+    source = stream(tmp_path / "in.jsonl", [(name, "some text") for name in names])
+    tokenize([source], tmp_path / "tok", Path("bytes"))
+    reports = pack_each(tmp_path / "tok", tmp_path / "up" / "p", PackConfig(seq_len=16, holdout=0))
+    assert set(reports) == set(names)
+    assert len({report.output for report in reports.values()}) == len(names)
+    assert all(report.output.resolve().parent == tmp_path / "up" / "p" for report in reports.values())
+    assert [path.name for path in (tmp_path / "up").iterdir()] == ["p"]
+
+
+def test_a_source_that_is_called_like_none_is_none(tmp_path: Path) -> None:
+    source = stream(tmp_path / "in.jsonl", [("-", "named"), (None, "no name"), ("web", "another one")])
+    tokenize([source], tmp_path / "tok", Path("bytes"))
+    report = pack(tmp_path / "tok", tmp_path / "p", PackConfig(seq_len=16, holdout=0, mix={"-": 0.5, "web": 0.5}))
+    assert report.manifest.details["mix"]["-"]["tokens_before"] == len("named") + len("no name") + 2
+
+
+def test_as_many_sources_as_documents_are_no_matter_of_hours(tmp_path: Path) -> None:
+    count = 60_000  # each looked for among all documents, they took 22 s, and ten times as many a hundred times it
+    source = stream(tmp_path / "in.jsonl", [(f"host {number}", str(number)) for number in range(count)])
+    tokenize([source], tmp_path / "tok", Path("bytes"))
+    begin = time.process_time()
+    pack(tmp_path / "tok", tmp_path / "p", PackConfig(seq_len=512, holdout=0, temperature=1.0))
+    assert time.process_time() - begin < 10
