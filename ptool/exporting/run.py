@@ -145,7 +145,7 @@ def _write_tokenizer(
         written = {SENTENCEPIECE: data}
         if converted is None:
             reporter.notice(f"{file.name} has no equal as tokenizer.json, so only the SentencePiece model is exported")
-    elif data.lstrip()[:1] == b"{":
+    elif tokenizer.name == "hf":
         written, converted = {}, data
     else:
         written = {tokenizer.artefact_name: data}

@@ -19,6 +19,7 @@ from ptool.exporting.tokenizer_json import tokenizer_json
 from ptool.formats.artefacts import open_artefact
 from ptool.models.decoder import Decoder
 from ptool.models.llama_folder import load_folder
+from ptool.tokenizers.byte_values import CONTENT
 from ptool.tokenizers.loading import load_tokenizer
 from tests.evaluation.runs import SmallRun, make_run, write_checkpoint
 
@@ -201,3 +202,15 @@ def test_transformers_loads_model_and_tokenizer_from_the_folder(run, exported):
         expected = run.decoder.logits(tokens, positions, torch.zeros_like(tokens))
         torch.testing.assert_close(model(tokens).logits, expected, rtol=1e-4, atol=1e-4)
     assert model.generate(tokens, max_new_tokens=4, do_sample=False, pad_token_id=0).shape[1] <= tokens.shape[1] + 4
+
+
+def test_bytes_are_no_tokenizer_json_and_the_reader_is_told(run, tmp_path, monkeypatch):
+    file = tmp_path / "tokenizer.bytes.json"
+    file.write_bytes(CONTENT)
+    monkeypatch.setattr("ptool.exporting.run._tokenizer", lambda *_: (file, load_tokenizer(file), 256))
+    notices = []
+    monkeypatch.setattr("ptool.reporting._Silent.notice", lambda _, text: notices.append(text))
+    report = export_run(run.run, tmp_path / "hf")
+    assert report.manifest.details["tokenizer"] == ["tokenizer.bytes.json"]
+    assert not (tmp_path / "hf" / "tokenizer.json").exists()
+    assert any("transformers cannot load the tokenizer" in notice for notice in notices)
