@@ -74,7 +74,12 @@ def check_asked(asked: Asked, gpu: Gpu) -> None:
         raise Refused("needs-shape", f"--mfu-convention {asked.convention} needs a shape", hint=hint)
     if asked.layout:
         check_tensor(asked.layout.tensor, GPUS_PER_NODE)
-    for name, limit in (("--deadline", asked.deadline_seconds), ("--budget", asked.budget_usd)):
+    for name, limit in (
+        ("--deadline", asked.deadline_seconds),
+        ("--budget", asked.budget_usd),
+        ("--gpu-mtbf", asked.gpu_mtbf_seconds),
+        ("--storage-rate", asked.storage_rate),
+    ):
         if limit is not None and limit <= 0:
             raise Refused("count", f"{name} must be more than nothing")
 

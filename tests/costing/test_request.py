@@ -121,3 +121,9 @@ def test_conditions_compare_a_key_of_the_json(text, holds):
     assert isinstance(failed, CheckFailed) == holds
     if failed:
         assert failed.exit_code == 4
+
+
+@pytest.mark.parametrize("option", ["gpu_mtbf", "storage_rate", "deadline", "budget"])
+def test_nothing_is_refused_where_it_would_be_divided_by(option):
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} must be more than nothing"):
+        estimate(build_request({"params": 70 * 10**9, "tokens": 2 * 10**12, option: 0}))
