@@ -213,7 +213,8 @@ def _draw_refused(axes: Any, run: RunHistory, column: str, x: Axis) -> None:
 def _draw_marks(panels: Sequence[Any], run: RunHistory, x: Axis, *, alone: bool, color: str) -> None:
     """Decisions and resumes: lines through all panels for one run, marks on the loss curve for several."""
     places = {record["step"]: (record[x], record["loss"]) for record in run.steps}
-    tokens_per_step = run.steps[-1]["tokens"] / run.steps[-1]["step"]
+    known = {record["step"]: record[x] for record in (*run.undone, *run.steps)}  # steps are not all of one size
+    usual = run.steps[-1][x] / run.steps[-1]["step"]
     for what, (own_color, style, marker) in _MARKS.items():
         steps = sorted({step for found, step in run.marks if found == what})
         if not steps:
@@ -222,8 +223,9 @@ def _draw_marks(panels: Sequence[Any], run: RunHistory, x: Axis, *, alone: bool,
             for axes in panels:
                 for number, step in enumerate(steps):
                     label = what if number == 0 else None
-                    place = step if x == "step" else step * tokens_per_step
-                    axes.axvline(place, color=own_color, linestyle=style, linewidth=1, label=label)
+                    axes.axvline(
+                        known.get(step, step * usual), color=own_color, linestyle=style, linewidth=1, label=label
+                    )
         elif found := [places[step] for step in steps if step in places]:
             labelled = panels[0].get_legend_handles_labels()[1]
             shape = {"marker": marker, "linestyle": "", "markersize": 9, "markeredgecolor": "black", "zorder": 5}

@@ -78,6 +78,22 @@ def test_runs_over_each_other_are_named_also_where_their_names_are_odd(tmp_path:
     assert {"same (1)", "same (2)", "./_hidden", "$a$b", "spike: rolled back"} <= set(shown)
 
 
+def test_decisions_stand_at_their_tokens_also_where_the_batch_grew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "a", spike=True)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    grown = [{**line, "tokens": 10 * line["step"] if line["step"] <= 40 else 1000 * line["step"]} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in grown))
+    places: set[float] = set()
+    monkeypatch.setattr("matplotlib.axes.Axes.axvline", lambda self, place, **style: places.add(place))
+    picture.draw([picture.read_run(run)], format="svg", x="tokens")
+    assert places == {400, 50_000}, "the decisions after step 40, the resume after step 50"
+    places.clear()
+    picture.draw([picture.read_run(run)], format="svg")
+    assert places == {40, 50}
+
+
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_the_same_run_gives_the_same_bytes_whatever_the_users_settings(kind: picture.Format, tmp_path: Path) -> None:
     import matplotlib as mpl
