@@ -131,6 +131,7 @@ class Trainer:
         self._saver.save_now(self._state.step, self._position)
         reasons = [reason for reason in self.ranks.gather(self._stop.reason) if reason]
         self.timeline.record("stop", step=self._state.step, reason="; ".join(dict.fromkeys(reasons)))
+        self.close(finished=False)  # rank 0's dashboards take their time, up to half a minute
         self.ranks.barrier()  # the first rank to end takes the others with it
         message = f"stopped and saved at step {self._state.step:,}: {reasons[0]}"
         raise StoppedAndSaved(message, hint=f"ptool resume {self.run}")
@@ -251,7 +252,7 @@ class Trainer:
             self._reporter.progress(record.step, self._course.num_steps, unit="steps", detail=detail)
 
     def close(self, *, finished: bool) -> None:
-        """Close the files and end the threads."""
+        """Close the files and end the threads; a second time nothing is left to do."""
         self.instruments.close(finished=finished)
         self.timeline.close()
 

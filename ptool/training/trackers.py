@@ -84,6 +84,7 @@ class Trackers:
             with suppress(queue.Full):
                 self._waiting.put(finished, timeout=CLOSE_SECONDS)
             self._thread.join(timeout=CLOSE_SECONDS)
+            self._makers = {}
 
     def _work(self) -> None:
         live = self._open()

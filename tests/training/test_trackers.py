@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from ptool.errors import UsageError
+from ptool.errors import StoppedAndSaved, UsageError
+from ptool.training.attempt import State
 from ptool.training.config import Metrics
+from ptool.training.loop import Trainer
 from ptool.training.trackers import IDS, Trackers, require_installed
 
 SETTINGS = {"run": {"seed": 3}, "phase": [{"name": "all"}]}
@@ -97,6 +99,33 @@ def test_a_dashboard_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: py
     trackers.close(finished=False)
     assert not returned.is_set(), "a hundred steps and the end waited for the dashboard"
     over.set()
+
+
+def test_a_stopped_run_closes_its_dashboards_before_any_rank_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher kills what lives five seconds after the first rank has ended: a dashboard may need longer."""
+    wandb = use(monkeypatch, FakeWandb())
+    order: list[str] = []
+    trackers = Trackers(tmp_path, Metrics(wandb="offline"), SETTINGS, notice=pytest.fail)
+    trackers.add(1, {"loss": 1.0})
+
+    def close(*, finished: bool) -> None:
+        trackers.close(finished=finished)
+        order.append(f"{len(wandb.told)} things told")
+
+    trainer: Any = Trainer.__new__(Trainer)
+    trainer.run, trainer._state = tmp_path, State(step=7)
+    trainer._stop = SimpleNamespace(reason="SIGTERM")
+    trainer._saver = SimpleNamespace(save_now=lambda *_: None)
+    trainer.timeline = SimpleNamespace(record=lambda *_, **__: None, close=lambda: None)
+    trainer.instruments = SimpleNamespace(close=close)
+    trainer.ranks = SimpleNamespace(gather=lambda value: [None, value], barrier=lambda: order.append("all go on"))
+    with pytest.raises(StoppedAndSaved, match="stopped and saved at step 7: SIGTERM"):
+        trainer._stop_here()
+    trainer.close(finished=False)
+    told = f"{len(wandb.told)} things told"
+    assert order == [told, "all go on", told]
 
 
 def test_nothing_is_imported_or_written_unless_asked_for(tmp_path: Path) -> None:
