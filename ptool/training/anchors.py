@@ -66,6 +66,10 @@ class Anchors:
         self._drop(set(self._anchors) - needed(self.steps, self._spike))
         return None
 
+    def give_up(self) -> None:
+        """Keep no more of them; those that are there stay."""
+        self._every = 0
+
     def lend(self, snapshot: Snapshot) -> None:
         """A save is being written from this snapshot: its memory is not used again before `take_back`."""
         self._lent = snapshot

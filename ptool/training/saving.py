@@ -97,10 +97,7 @@ class Saver:
             return
         started = time.monotonic()
         position = make_position(scheduled)
-        anchor = None
-        if is_anchor:
-            anchor = Snapshot(position, self._engine, self.anchors.buffers)
-            self._keep(anchor)
+        anchor = self._anchor(position) if is_anchor else None
         if scheduled or by_clock:
             self._save(position, anchor, started)
             if step == self._last_step:
@@ -122,7 +119,7 @@ class Saver:
         self.anchors.forget_after(position.step)
         self.last_saved = position.step
         if position.scheduled and self.anchors.is_due(position.step) and position.step not in self.anchors:
-            self._keep(Snapshot(position, self._engine, self.anchors.buffers))
+            self._anchor(position)
 
     def go_back_to(self, step: int, open_saved: Callable[[int], Checkpoint]) -> Position:
         """Put the engine into the state of an anchor or of a checkpoint."""
@@ -148,10 +145,18 @@ class Saver:
             started = time.monotonic()
             self._conclude(self._writing, started)
 
-    def _keep(self, snapshot: Snapshot) -> None:
+    def _anchor(self, position: Position) -> Snapshot | None:
+        """A copy to roll back to; None where `checkpoint.anchor_folder` has no room for it on some rank."""
+        try:
+            snapshot = self._ranks.together(lambda: Snapshot(position, self._engine, self.anchors.buffers))
+        except OutputError as error:
+            self.anchors.give_up()
+            self._notice(f"no more states to roll back to are kept, rollbacks will go to saves: {error}")
+            return None
         problem = self.anchors.keep(snapshot)
         if problem is not None:
             self._notice(problem)
+        return snapshot
 
     def _save(self, position: Position, anchor: Snapshot | None, started: float) -> None:
         self.finish()

@@ -9,6 +9,7 @@ put them on its disk when memory is short; they have no names and end with the p
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,10 @@ class Buffers:
         self._free: list[Copies] = []
 
     def copy(self, held: Mapping[str, Mapping[str, Tensor]]) -> Copies:
-        """Copies of tensors, in buffers of equal names and shapes where some were given back."""
+        """Copies of tensors, in buffers of equal names and shapes where some were given back.
+
+        Raises OutputError where `folder` has no room.
+        """
         old = self._free.pop() if self._free else {}
         return {
             kind: {key: self._copy(tensor, old.get(kind, {}).get(key)) for key, tensor in tensors.items()}
@@ -89,7 +93,8 @@ class Buffers:
     def _new(self, tensor: Tensor) -> Tensor:
         if self._folder is None or tensor.numel() == 0:
             return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        with tempfile.NamedTemporaryFile(dir=self._folder) as file:
+        with describing_os_errors(self._folder), tempfile.NamedTemporaryFile(dir=self._folder) as file:
+            os.posix_fallocate(file.fileno(), 0, tensor.nbytes)  # else a full disk is a SIGBUS at the first touch
             mapped: Tensor = torch.from_file(file.name, shared=True, size=tensor.numel(), dtype=tensor.dtype)
         return mapped.view(tensor.shape)
 

@@ -430,6 +430,28 @@ def test_anchors_in_a_folder_leave_nothing_in_it(tmp_path):
     assert float(run.engine.state.step) == 20
 
 
+def test_a_full_disk_below_the_anchors_ends_the_anchors_and_not_the_run(tmp_path, monkeypatch):
+    taken = []
+
+    def allocate(descriptor, start, length):
+        """A disk with room for two anchors of three tensors."""
+        if len(taken) == 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken.append(length)
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    run = Run(tmp_path, every_steps=15, anchor_steps=10, anchor_folder=str(tmp_path / "anchors")).to(45)
+    run.saver.finish()
+    assert taken == [32, 32, 4] * 2, "asked for before the first touch, which would end the process"
+    assert run.saver.anchors.steps == [10, 20]
+    assert run.told == [
+        "no more states to roll back to are kept, rollbacks will go to saves: "
+        f"{tmp_path / 'anchors'}: cannot write: no space left on device (free some space or write elsewhere)"
+    ]
+    assert run.steps == [15, 30, 45]
+    run.saver.go_back_to(20, open_saved=lambda step: pytest.fail("it is there"))
+
+
 def test_what_goes_on_from_a_save_at_the_step_of_an_anchor_has_that_anchor(tmp_path):
     Run(tmp_path, anchor_steps=10).to(30).saver.finish()
     run = Run(tmp_path, anchor_steps=10)
