@@ -23,6 +23,7 @@ import ctypes
 import logging
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -292,9 +293,18 @@ def _first_host() -> str:
     if env.get("SLURM_STEP_NUM_NODES", env.get("SLURM_NNODES", "1")) == "1":
         return "127.0.0.1"
     listed = env.get("SLURM_STEP_NODELIST", env.get("SLURM_JOB_NODELIST", ""))
-    with contextlib.suppress(OSError, subprocess.CalledProcessError, IndexError):
+    hosts = [_first_of(listed)]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         found = subprocess.run(["scontrol", "show", "hostnames", listed], capture_output=True, text=True, check=True)
-        host = found.stdout.split()[0]
-        socket.getaddrinfo(host, None)
-        return host
-    return env.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
+        hosts = [*found.stdout.split()[:1], *hosts]
+    for host in hosts:
+        with contextlib.suppress(OSError, UnicodeError):
+            socket.getaddrinfo(host, None)
+            return host
+    return env.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")  # with salloc this may be a login node: the last resort
+
+
+def _first_of(listed: str) -> str:
+    """The first name of Slurm's "n[03-05,9]-ib,m1", for containers, which have no `scontrol`."""
+    match = re.match(r"([^,\[]*)(?:\[([^],-]*)[^]]*\]([^,\[]*))?", listed)
+    return "".join(part or "" for part in match.groups()) if match else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -147,3 +149,32 @@ def test_a_rank_of_srun_knows_how_many_share_its_host(
     assert variables is not None
     assert (variables["RANK"], variables["LOCAL_RANK"], variables["WORLD_SIZE"]) == ("3", "1", "20")
     assert variables.get("LOCAL_WORLD_SIZE") == expected
+
+
+@pytest.mark.parametrize(
+    ("listed", "first"), [("n[03-05,9]-ib,m1", "n03-ib"), ("gpu-7,gpu-9", "gpu-7"), ("n[1-2]", "n1"), ("a,b[1-2]", "a")]
+)
+def test_in_a_container_without_scontrol_the_ranks_still_meet_on_the_first_host(
+    monkeypatch: pytest.MonkeyPatch, listed: str, first: str
+) -> None:
+    """And not on the host where srun was typed, which may be a login node."""
+    asked: list[str] = []
+
+    def missing(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "no such file", "scontrol")
+
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    names = {"PROCID": "9", "STEP_NUM_TASKS": "16", "STEP_NUM_NODES": "2", "STEP_NODELIST": listed}
+    for name, value in {**names, "LAUNCH_NODE_IPADDR": "10.0.0.1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(subprocess, "run", missing)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, _: asked.append(host))
+    assert (launch.external_rank() or {})["MASTER_ADDR"] == first
+    assert asked == [first]
+
+    def unknown(host: str, _: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert (launch.external_rank() or {})["MASTER_ADDR"] == "10.0.0.1"
