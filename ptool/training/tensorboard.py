@@ -16,6 +16,7 @@ from typing import Any
 from ptool.training.history import StepRecord
 
 FOLDER = "tensorboard"
+OPEN_AGAIN_SECONDS = 60.0
 TAGS = ("loss", "lr", "grad_norm", "tokens_per_second")
 
 
@@ -30,6 +31,7 @@ class Curves:
     def __init__(self, run: Path) -> None:
         self._folder = run / FOLDER
         self._writer: Any = None
+        self._open_again_at = 0.0
 
     def add(self, record: StepRecord) -> None:
         """One point on the curve of each tag."""
@@ -42,13 +44,18 @@ class Curves:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if self._writer is None:
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-            self._writer = EventFileWriter(str(self._folder), flush_secs=10)
+        if self._writer is None and time.monotonic() < self._open_again_at:
+            return
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        with suppress(OSError):  # a full disk is the checkpoints' business; curves do not end a run
+        try:  # a full disk is the checkpoints' business; curves do not end a run
+            if self._writer is None:
+                from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+                self._writer = EventFileWriter(str(self._folder), flush_secs=10)
             self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=points)))
+        except OSError:  # its thread is dead for good: another file, when there may be room again
+            self._writer = None
+            self._open_again_at = time.monotonic() + OPEN_AGAIN_SECONDS
 
     def close(self) -> None:
         """Write what is left."""
