@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,7 +116,9 @@ def _values(lines: Lines, paths: Sequence[str]) -> list[npt.NDArray[np.float64]]
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and abs(value) < math.inf else math.nan
+    if not isinstance(value, (int, float)) or abs(value) > sys.float_info.max:  # of integers, most floats cannot hold
+        return math.nan
+    return float(value)
 
 
 def _sweep(name: str, values: npt.NDArray[np.float64]) -> Sweep:

@@ -82,20 +82,18 @@ def _of_batch(lines: Lines, *, keys: Keys, words: WordRule, languages: bool) -> 
     found = Statistics(bad_lines=len(bad))
     if not len(batch):
         return found
-    sources = np.array([source or NO_SOURCE for source in batch.sources], dtype=object)
-    sizes = np.diff(batch.offsets)
     powers = np.frexp(batch.num_chars.astype(np.float64))[1]
-    for source in sorted(set(sources.tolist())):
-        which = sources == source
-        lengths, counts = np.unique(powers[which], return_counts=True)
-        totals = Totals(
-            documents=int(which.sum()),
-            text_bytes=int(sizes[which].sum()),
-            chars=int(batch.num_chars[which].sum()),
-            words=int(batch.num_words[which].sum()),
-            lengths=dict(zip(lengths.tolist(), counts.tolist(), strict=True)),
-        )
-        found.by_source[source] = totals
+    columns = np.diff(batch.offsets), batch.num_chars, batch.num_words, powers
+    for source, size, num_chars, num_words, power in zip(
+        batch.sources, *(column.tolist() for column in columns), strict=True
+    ):  # one by one: every document may be of another source
+        totals = found.by_source.setdefault(source or NO_SOURCE, Totals())
+        totals.documents += 1
+        totals.text_bytes += size
+        totals.chars += num_chars
+        totals.words += num_words
+        totals.lengths[power] = totals.lengths.get(power, 0) + 1
+    for totals in found.by_source.values():
         found.total.add(totals)
     if languages:
         from ptool.filtering.languages import likeliest

@@ -16,8 +16,8 @@ from ptool.filtering.decisions import judge
 from ptool.filtering.recipe import choose_recipe, parse_recipe
 from ptool.filtering.run import Filtering, filter_stream
 from ptool.formats.manifests import Counts
-from ptool.formats.streams import StreamReader
-from ptool.text.batch import Batch
+from ptool.formats.streams import Lines, StreamReader
+from ptool.text.batch import Batch, decode
 
 TEXTS = ["the brown fox", "one", "", "the # # of it", "中文字\nthe end"]
 
@@ -94,3 +94,18 @@ def test_a_sweep_names_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(BadDocument, match="not JSON") as error:
         sweep([source], ["word-count"])
     assert error.value.where == f"{source}:2"
+
+
+def test_integers_that_no_float_holds_are_no_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    values = ["1", "-" + "9" * 309, "1" + "0" * 5000, "7"]
+    path.write_text("".join(f'{{"text":"x","q":{{"n":{value},"m":2}}}}\n' for value in values))
+    for name, known in (("field:q.n", 2), ("field:q.m", 4)):
+        (found,) = sweep([path], [name])
+        assert (found.num_documents, found.num_missing) == (known, 4 - known)
+    with pytest.raises(BadDocument, match="not a JSON object"):
+        path.with_name("list.jsonl").write_text("[1]\n")
+        sweep([path.with_name("list.jsonl")], ["field:q.n"])
+    batch, _ = decode(Lines(path.read_bytes(), "a", "a", 1))
+    assert choose_recipe(None, ["field:q.n:min=0"]).rules[0][1].rule.measure(batch)[[0, 3]].tolist() == [1, 7]
+    assert np.isnan(choose_recipe(None, ["field:q.n:min=0"]).rules[0][1].rule.measure(batch)[1:3]).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ptool.formats.ledger import ErrorPolicy
 from ptool.formats.manifests import Counts, DocumentsDigest, encode_manifest, new_manifest
 from ptool.formats.stages import StreamOptions
 from ptool.formats.streams import StreamWriter
+from ptool.text.batch import Keys
 
 DOCUMENTS = [
     {"id": "good", "text": "the brown fox", "source": "a"},
@@ -135,6 +137,17 @@ def test_statistics_of_nothing_and_of_languages(tmp_path: Path) -> None:
     with (tmp_path / "empty.jsonl.zst").open("wb") as file:
         StreamWriter(file, stage="filter").finish(new_manifest("filter", {}, documents_out=DocumentsDigest().documents))
     assert find_statistics([tmp_path / "empty.jsonl.zst"]).total.documents == 0
+
+
+def test_every_document_may_be_of_another_source(tmp_path: Path) -> None:
+    path = tmp_path / "pages.jsonl"
+    path.write_text("".join(f'{{"text":"a b","source":"http://{number}"}}\n' for number in range(40_000)))
+    find_statistics([path], keys=Keys(source="none"))  # compiled
+    started = time.process_time()
+    found = find_statistics([path])
+    assert time.process_time() - started < 5  # compared with each other: half a minute
+    assert len(found.by_source) == 40_000
+    assert (found.total.documents, found.total.words, found.total.lengths) == (40_000, 80_000, {2: 40_000})
     texts = ["The quick brown fox jumps over the lazy dog.", "敏捷的棕色狐狸跳过了懒狗，然后它就睡着了。", ""]
     lines = [json.dumps({"text": text}) + "\n" for text in texts]
     (tmp_path / "two.jsonl").write_text("".join(lines))
