@@ -30,6 +30,8 @@ from ptool.training.course import Course
 from ptool.training.history import ATTEMPTS, METRICS, Record, read_lines
 from ptool.training.spikes import Action, Decision, Observation, Window
 
+KEPT_EVERY = 1000  # accepted steps; a window takes 2 KB, and 10 us a step to make again
+
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """One batch as the run tried it: once, or twice where it was rerun."""
@@ -85,6 +87,7 @@ def replay(run: Path, config: Spike, *, course: Course) -> Replay:
     outcomes: list[Outcome] = []
     decisions: list[Decision] = []
     judged: set[tuple[int, int]] = set()
+    kept: dict[int, Window] = {}  # by how many steps it had seen: an attempt does not begin with all of them again
     window, attempt = Window(), tried[0].attempt
     warmup_steps = course.warmup_steps
     num_clipped = two_sigma = two_sigma_false = 0
@@ -93,8 +96,9 @@ def replay(run: Path, config: Spike, *, course: Course) -> Replay:
         if batch.attempt != attempt:
             attempt = batch.attempt
             accepted = [now for now in accepted if now.step < first.step]
-            window = Window()
-            for now in accepted:
+            near = len(accepted) // KEPT_EVERY * KEPT_EVERY
+            window = kept.get(near, Window())
+            for now in accepted[near:]:
                 window = spikes.accept(config, Window() if course.begins_anew(now.step) else window, now)
         if course.begins_anew(first.step):
             window = Window()
@@ -110,6 +114,8 @@ def replay(run: Path, config: Spike, *, course: Course) -> Replay:
             accepted.append(now)
             num_clipped += verdict.clip < 1.0
             window = spikes.accept(config, window, now)
+            if len(accepted) % KEPT_EVERY == 0:
+                kept[len(accepted)] = window
         elif now.samples not in judged:  # after a kill the run does not try again what it left out
             judged.add(now.samples)
             decision = _decision(config, window, decisions, now, verdict, course)

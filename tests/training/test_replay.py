@@ -14,7 +14,7 @@ from ptool.errors import InputError
 from ptool.training import spikes
 from ptool.training.config import RunConfig, Spike
 from ptool.training.course import Course
-from ptool.training.history import Metrics, StepRecord
+from ptool.training.history import JsonLines, Metrics, StepRecord
 from ptool.training.replay import replay, tried_batches
 from ptool.training.settings_text import to_toml
 from ptool.training.spikes import Action, Decision, Observation, Window
@@ -87,6 +87,41 @@ def test_the_runs_own_settings_give_its_own_decisions_also_over_a_kill_and_a_rol
     assert [outcome.decision for outcome in found.outcomes] == made
     assert all(outcome.refused for outcome in found.outcomes)
     assert (found.num_refused, found.count(Action.ROLLBACK)) == (5, 1)
+
+
+def test_a_run_of_many_attempts_is_not_judged_from_its_first_step_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_again_and_again(folder: Path) -> Path:
+        """Every 300 steps; the last 20 are taken again."""
+        folder.mkdir()
+        accepted, undone = Metrics(folder), JsonLines(folder / "attempts.jsonl")
+        for step in range(1, 6001):
+            loss, place = 3.0 + 0.05 * math.sin(step * 1.7), (step - 1) * BATCH
+            accepted.append(record(step, place, loss, 1 + (step + 19) // 300))
+            if (step + 19) % 300 < 20 and step > 300:
+                undone.append(record(step, place, loss, (step + 19) // 300))
+        accepted.close()
+        undone.close()
+        return folder
+
+    calls: list[int] = []
+    accept = spikes.accept
+
+    def counted(config: Spike, window: Window, now: Observation) -> Window:
+        calls.append(now.step)
+        return accept(config, window, now)
+
+    monkeypatch.setattr(spikes, "accept", counted)
+    run = killed_again_and_again(tmp_path / "run")
+    keen = msgspec.structs.replace(CONFIG, loss_z=1.0)
+    monkeypatch.setattr("ptool.training.replay.KEPT_EVERY", 10**9)
+    from_the_first = replay(run, keen, course=COURSE)
+    assert len(calls) > 40_000
+    calls.clear()
+    monkeypatch.setattr("ptool.training.replay.KEPT_EVERY", 1000)
+    assert replay(run, keen, course=COURSE) == from_the_first
+    assert len(calls) < 20_000
 
 
 def test_other_thresholds_decide_otherwise(tmp_path: Path) -> None:
