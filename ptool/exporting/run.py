@@ -8,6 +8,7 @@ a SentencePiece model gets a `tokenizer.json` beside it where that gives the sam
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import msgspec
 from ptool.errors import DamagedInput, InputError, UsageError
 from ptool.formats.artefacts import FolderWriter, file_digest, is_whole
 from ptool.formats.checkpoints import Checkpoint, checkpoint_at
+from ptool.formats.lineage import packed_history
 from ptool.formats.manifests import Manifest, manifest_digest, new_manifest
 from ptool.formats.packed import PackedLayout
 from ptool.models.config import ModelConfig
@@ -62,7 +64,13 @@ def export_run(
     """
     checkpoint = checkpoint_at(run, step, reporter=reporter)
     config = _model(checkpoint)
-    file, tokenizer, eos_id = _tokenizer(run, checkpoint)
+    history = packed_history(run, checkpoint)
+    if not history:
+        message = (
+            "what this run was trained on is not to be found, so neither tokenizer nor end of document is exported"
+        )
+        reporter.notice(message)
+    file, tokenizer, eos_id = _tokenizer(run, checkpoint, history)
     table = config_json(config, eos_id=eos_id, dtype=dtype)  # refuses before anything is written
     identity = {"checkpoint": manifest_digest(checkpoint.manifest), "step": checkpoint.step, "dtype": dtype}
     writer = FolderWriter(folder, stage=STAGE, config=identity, force=force)
@@ -90,7 +98,7 @@ def export_run(
                 "step": checkpoint.step,
                 "tokenizer": written,
             },
-            upstream=[checkpoint.manifest],
+            upstream=[msgspec.structs.replace(checkpoint.manifest, upstream=checkpoint.manifest.upstream or history)],
         )
         return ExportReport(manifest=writer.commit(manifest), folder=folder)
 
@@ -104,13 +112,14 @@ def _model(checkpoint: Checkpoint) -> ModelConfig:
         raise DamagedInput(message, where=str(checkpoint.path)) from error
 
 
-def _tokenizer(run: Path, checkpoint: Checkpoint) -> tuple[Path | None, Tokenizer | None, int | None]:
+def _tokenizer(
+    run: Path, checkpoint: Checkpoint, history: Sequence[Manifest]
+) -> tuple[Path | None, Tokenizer | None, int | None]:
     """The run's tokenizer, and the EOD of its rows. Raises DamagedInput where the file is another one."""
-    packed = _packed(checkpoint.manifest)
-    if packed is None:
+    if not history:
         return None, None, None
     try:
-        layout = msgspec.convert(packed.details.get("layout"), PackedLayout)
+        layout = msgspec.convert(history[0].details.get("layout"), PackedLayout)
     except msgspec.ValidationError as error:
         raise DamagedInput(f"the history describes no packed rows: {error}", where=str(checkpoint.path)) from error
     if layout.tokenizer is None:
@@ -121,15 +130,6 @@ def _tokenizer(run: Path, checkpoint: Checkpoint) -> tuple[Path | None, Tokenize
     if layout.tokenizer_fingerprint not in (None, file_digest(file)):
         raise DamagedInput("this is not the tokenizer the run was trained with", where=str(file))
     return file, load_tokenizer(file), layout.eod_id
-
-
-def _packed(manifest: Manifest) -> Manifest | None:
-    """The nearest manifest of packed data in a manifest's history."""
-    for upstream in manifest.upstream:
-        found = upstream if upstream.stage == "pack" else _packed(upstream)
-        if found is not None:
-            return found
-    return None
 
 
 def _write_tokenizer(

@@ -100,7 +100,7 @@ def write_checkpoint(run: Path, step: int, decoder: Decoder, packed: PackedDatas
         "checkpoint",
         {
             "model": decoder.config.as_table(),
-            "data": {"packed": str(packed.folder), "fingerprints": [packed.fingerprint]},
+            "data": {"packed": [str(packed.folder)], "fingerprints": [packed.fingerprint]},
         },
         num_tokens=step * 64,
         details={"step": step, "tokens": step * 64},

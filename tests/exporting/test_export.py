@@ -17,6 +17,7 @@ from ptool.errors import DamagedInput, InputError, UsageError
 from ptool.exporting.run import export_run
 from ptool.exporting.tokenizer_json import tokenizer_json
 from ptool.formats.artefacts import open_artefact
+from ptool.formats.manifests import encode_manifest, new_manifest
 from ptool.models.decoder import Decoder
 from ptool.models.llama_folder import load_folder
 from ptool.tokenizers.byte_values import CONTENT
@@ -202,6 +203,33 @@ def test_transformers_loads_model_and_tokenizer_from_the_folder(run, exported):
         expected = run.decoder.logits(tokens, positions, torch.zeros_like(tokens))
         torch.testing.assert_close(model(tokens).logits, expected, rtol=1e-4, atol=1e-4)
     assert model.generate(tokens, max_new_tokens=4, do_sample=False, pad_token_id=0).shape[1] <= tokens.shape[1] + 4
+
+
+def test_the_history_of_a_run_is_found_where_its_checkpoints_have_none_as_those_of_train(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run.run, copy)
+    write_checkpoint(copy, 12, run.decoder, run.packed, history=False)
+    notices = []
+
+    class Listener:
+        def notice(self, text: str) -> None:
+            notices.append(text)
+
+    report = export_run(copy, tmp_path / "by folder", reporter=Listener())
+    assert report.manifest.details["tokenizer"] == ["tokenizer.json", "tokenizer.model", "tokenizer_config.json"]
+    assert json.loads((tmp_path / "by folder" / "config.json").read_text())["eos_token_id"] == run.tokenizer.eos_id
+    assert [one.stage for one in report.manifest.upstream[0].upstream] == ["pack"]
+    away = run.packed.folder.rename(tmp_path / "away")
+    try:
+        export_run(copy, tmp_path / "unknown", reporter=Listener())
+        assert not (tmp_path / "unknown" / "tokenizer.json").exists()
+        assert ["not to be found" in notice for notice in notices] == [True]
+        finished = new_manifest("train", {}, upstream=[run.packed.manifest])
+        (copy / "manifest.json").write_bytes(encode_manifest(finished))
+        by_run = export_run(copy, tmp_path / "by run", reporter=Listener())
+    finally:
+        away.rename(run.packed.folder)
+    assert by_run.manifest == report.manifest
 
 
 def test_bytes_are_no_tokenizer_json_and_the_reader_is_told(run, tmp_path, monkeypatch):
