@@ -58,7 +58,7 @@ _PREFIX = "ptool-train-"  # of the launcher's temporary folder, followed by a ch
 def external_rank() -> dict[str, str] | None:
     """The rendezvous variables of a rank that torchrun or srun started; None for an ordinary process."""
     env = os.environ
-    if "RANK" in env and "WORLD_SIZE" in env:
+    if env.get("RANK", "").isdecimal() and env.get("WORLD_SIZE", "").isdecimal():
         return {name: env.get(name, default) for name, default in _DEFAULTS.items()}
     tasks = env.get("SLURM_STEP_NUM_TASKS", "1")
     if "SLURM_PROCID" in env and tasks.isdigit() and int(tasks) > 1:

@@ -67,6 +67,7 @@ def work(run: Path, stop: StopRequest, reporter: Reporter, *, joined: bool = Fal
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # DeepSpeed's use of torch, not ours
 
+    os.environ.pop("OMPI_COMM_WORLD_LOCAL_RANK", None)  # under mpirun -n 1 it is the launcher's; DeepSpeed compares it
     torch.set_num_threads(config.parallel.threads)
     if config.parallel.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it (NVIDIA's manual, 2.1.4)

@@ -89,7 +89,7 @@ def test_a_run_stopped_by_the_clock_and_hung_in_a_validation_measures_what_an_un
     assert stopped.returncode == 75, stopped.stderr
     assert [record["step"] for record in tiny.lines(broken / "metrics.jsonl")] == [1, 2]
 
-    process = tiny.start("resume", broken)
+    process = tiny.start("resume", broken, RANK="", WORLD_SIZE="", OMPI_COMM_WORLD_LOCAL_RANK="0")
     tiny.wait_until(lambda: pulse(broken)["place"] == "validating", process)
     victim = pulse(broken, 1)["pid"]
     tiny.kill(victim, signal.SIGSTOP)
