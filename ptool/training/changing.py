@@ -18,6 +18,7 @@ Torch-free and pure, except for `newest_step`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from ptool import units
-from ptool.errors import UsageError
+from ptool.errors import PtoolError, UsageError
 from ptool.formats import checkpoints as folders
 from ptool.formats.artefacts import read_folder_manifest
 from ptool.training import schedule
@@ -121,10 +122,15 @@ def change_plan(
 
 
 def newest_step(run: Path) -> int:
-    """The step of the newest checkpoint that belongs to the run's present; 0 where there is none."""
+    """The step of the newest checkpoint that belongs to the run's present; 0 where there is none.
+
+    One whose manifest is damaged is stepped over: the run will go on from the one before.
+    """
     decisions = read_decisions(run)
     for step in reversed(folders.steps_of(run)):
-        manifest = read_folder_manifest(run / folders.FOLDER / folders.name_of(step))
+        manifest = None
+        with suppress(PtoolError):
+            manifest = read_folder_manifest(run / folders.FOLDER / folders.name_of(step))
         if manifest is not None and stands(step, int(manifest.details.get("decisions", 0)), decisions):
             return step
     return 0

@@ -233,8 +233,12 @@ def _expect_no_repeats(config: RunConfig, datasets: Sequence[PackedDataset]) -> 
                 where=str(datasets[folder].folder),
                 hint="shorten them, or --set data.allow_repeats=true",
             )
+    drawn_in = [
+        {at for at, phase in enumerate(config.phase) if folder < len(phase.weights) and phase.weights[folder]}
+        for folder in range(len(datasets))
+    ]  # by number: what a resume cuts a phase into has the same name, and can have another mix
     for a, b in combinations(range(len(datasets)), 2):
-        if phases_of[a] == phases_of[b] or not (phases_of[a] and phases_of[b]):
+        if drawn_in[a] == drawn_in[b] or not (drawn_in[a] and drawn_in[b]):
             continue
         shared = np.intersect1d(datasets[a].train.text_hashes, datasets[b].train.text_hashes)
         if len(shared):

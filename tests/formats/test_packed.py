@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -164,6 +165,15 @@ def test_a_dataset_tells_what_it_is(tmp_path: Path) -> None:
         tokens_by_source={"web": 3, "书": 2},
     )
     assert packed.fingerprint == PackedDataset.open(tmp_path / "行 rows").fingerprint
+
+
+def test_documents_are_known_by_their_tokens_where_the_text_was_never_seen(tmp_path: Path) -> None:
+    """Else documents of two folders that were made from arrays would all be the same one."""
+    documents = [("a", None, 3, [1, 2, 3]), ("b", None, 3, [4, 5]), ("c", None, 3, [1, 2, 3])]
+    write_packed(tmp_path / "d", documents, seq_len=4, vocab_size=9)
+    first, second, third = PackedDataset.open(tmp_path / "d").train.text_hashes.tolist()
+    assert first == third == xxhash.xxh3_64_intdigest(np.array([1, 2, 3], "<i4").tobytes())
+    assert first != second
 
 
 def test_without_a_tokenizer_the_error_says_so(tmp_path: Path) -> None:

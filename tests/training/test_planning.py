@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptool.errors import InputError, UsageError
+from ptool.formats.manifests import encode_manifest, new_manifest
 from ptool.formats.packed import PackedDataset
 from ptool.formats.packed_writer import write_packed
 from ptool.training.planning import Plan, plan_resume, plan_train
@@ -38,6 +39,15 @@ def begun(plan: Plan) -> Path:
     return plan.run
 
 
+def checkpoint(run: Path, step: int) -> Path:
+    """The manifest of one, and nothing else."""
+    folder = run / "checkpoints" / f"step_{step:08d}"
+    folder.mkdir(parents=True)
+    manifest = new_manifest("checkpoint", {}, details={"step": step, "decisions": 0})
+    (folder / "manifest.json").write_bytes(encode_manifest(manifest))
+    return folder
+
+
 def test_changed_data_is_refused_unless_it_is_allowed_and_then_recorded(tmp_path):
     web = pack(tmp_path / "web", 0, 80)
     run = begun(plan_train([web], SMALL, tmp_path / "run"))
@@ -65,6 +75,16 @@ def test_a_document_in_the_folders_of_two_phases_is_refused_unless_it_is_allowed
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_joins_a_run_must_not_hold_documents_it_has_seen(tmp_path):
+    one, seen, new = pack(tmp_path / "one", 0, 80), pack(tmp_path / "seen", 79, 80), pack(tmp_path / "new", 200, 80)
+    run = begun(plan_train([one], SMALL, tmp_path / "run"))
+    checkpoint(run, 2)
+    with pytest.raises(InputError, match="1 documents stand in the folders of two phases"):
+        plan_resume(run, [f'data.packed=["{one}", "{seen}"]'])
+    joined = plan_resume(run, [f'data.packed=["{one}", "{new}"]'])
+    assert [len(p.weights) for p in joined.config.phase] == [1, 2]
+
+
 def test_rows_that_come_again_in_a_later_phase_are_refused(tmp_path):
     one, other = pack(tmp_path / "one", 0, 80), pack(tmp_path / "other", 100, 20)
     with pytest.raises(InputError, match=r"taken [0-9.]+ times over the phases 1 and 2"):
@@ -90,3 +110,13 @@ def test_another_run_in_the_folder_is_named_by_what_differs(tmp_path):
     other = {**SMALL, "run": {"seed": 5}}
     with pytest.raises(UsageError, match="run.seed is 0, not 5"):
         plan_train([web], other, run)
+
+
+def test_a_change_counts_from_the_newest_checkpoint_that_can_be_read(tmp_path):
+    run = begun(plan_train([pack(tmp_path / "web", 0, 80)], SMALL, tmp_path / "run"))
+    checkpoint(run, 2)
+    damaged = checkpoint(run, 4) / "manifest.json"
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    changed = plan_resume(run, ["batch.tokens=512"])
+    assert changed.config.phase[0].steps == 2
+    assert "after step 2" in changed.changes[0].meaning
