@@ -110,7 +110,7 @@ def buffers_in(folder: str) -> Buffers:
 
 def _memory_of(tensor: Tensor) -> int:
     """Bytes; torch hands out page-locked memory in powers of two (CachingHostAllocator.h)."""
-    size = tensor.nbytes
+    size: int = tensor.nbytes
     return 1 << (size - 1).bit_length() if size and tensor.is_pinned() else size
 
 

@@ -444,10 +444,8 @@ def test_a_full_disk_below_the_anchors_ends_the_anchors_and_not_the_run(tmp_path
     run.saver.finish()
     assert taken == [32, 32, 4] * 2, "asked for before the first touch, which would end the process"
     assert run.saver.anchors.steps == [10, 20]
-    assert run.told == [
-        "no more states to roll back to are kept, rollbacks will go to saves: "
-        f"{tmp_path / 'anchors'}: cannot write: no space left on device (free some space or write elsewhere)"
-    ]
+    assert len(run.told) == 1
+    assert f"rollbacks will go to saves: {tmp_path / 'anchors'}: cannot write: no space left" in run.told[0]
     assert run.steps == [15, 30, 45]
     run.saver.go_back_to(20, open_saved=lambda step: pytest.fail("it is there"))
 
