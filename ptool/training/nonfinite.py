@@ -38,8 +38,8 @@ class Watcher:
         """Watch inside this block; the hooks are gone after it."""
         handles = [self._module.register_forward_pre_hook(self._begin)]
         for name, module in self._module.named_modules():
-            if name:
-                handles.append(module.register_forward_hook(self._hook(name)))
+            if name:  # before the other hooks: those of ZeRO-3 take the weights away
+                handles.append(module.register_forward_hook(self._hook(name), prepend=True))
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ptool.formats.packed import PackedDataset
 from ptool.formats.packed_writer import write_packed
@@ -155,6 +156,25 @@ def watched(model: Decoder, dataset: PackedDataset, loss_factor: float = 1.0) ->
     return first_of([watcher.finding])
 
 
+def test_spoilt_weights_are_seen_where_a_hook_takes_them_away_as_zero_3_does(dataset: PackedDataset) -> None:
+    def take_away(module: nn.Module, given: Any, output: Any) -> None:
+        module.weight.data = torch.empty(0)
+
+    model = Decoder(SHAPE, seed=0)
+    norm = model.get_submodule("layers.1.attention_norm")
+    norm.weight.data[3] = math.nan
+    norm.register_forward_hook(take_away)
+    watcher = Watcher(model, rank=0, host="h")
+    with watcher.watched(), torch.no_grad():
+        model(*tensors(dataset.train.rows(np.arange(2))))
+    assert norm.weight.numel() == 0
+    assert watcher.finding is not None
+    assert (watcher.finding.module, watcher.finding.because) == (
+        "layers.1.attention_norm",
+        "its weights are not finite",
+    )
+
+
 def num_hooks(model: Decoder) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
@@ -169,7 +189,8 @@ def test_weights_losses_and_backward_passes_that_are_not_finite_are_told_apart(d
     )
     assert "1 NaN of 1 in the loss" in watched(Decoder(SHAPE, seed=0), dataset, math.nan)
     steep = Decoder(SHAPE, seed=0)
-    steep.layers[1].register_forward_hook(lambda module, given, output: Overflow.apply(output))
+    plain = steep.layers[1]._both
+    steep.layers[1]._both = lambda hidden, where: Overflow.apply(plain(hidden, where))
     told = watched(steep, dataset)
     assert "in the backward pass of layers.1.feed_forward" in told
     assert "from the loss backwards" in told
