@@ -15,6 +15,7 @@ made (seen on DeepSpeed 0.19.8). Losses and gradients are the same to the bit in
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -43,6 +44,8 @@ def _keep_expensive(_context: Any, operation: Any, *_: Any, **__: Any) -> Any:
 
 @cache
 def _expensive_operations() -> frozenset[Any]:
+    with suppress(ImportError):
+        import torch.nn.attention.varlen  # makes its operation known; a first batch without segments has no need of it
     found: list[Any] = []
     for name in _OPERATION_NAMES:
         namespace, operation = name.split("::")

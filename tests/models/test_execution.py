@@ -1,6 +1,8 @@
 """How a decoder is computed changes nothing of what it computes."""
 
 import math
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -89,6 +91,12 @@ def test_selective_recomputation_computes_no_matrix_product_twice(monkeypatch):
 
     none, selective, full = (products(how) for how in ("none", "selective", "full"))
     assert none == selective < full
+
+
+def test_attention_over_segments_is_remembered_though_the_first_batch_had_no_segments():
+    code = "from ptool.models.recompute import _expensive_operations as found; print(*found())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert "torch_attn._varlen_attn.default" in done.stdout, "its module is imported where a batch needs it"
 
 
 def test_no_gradient_no_checkpoint(monkeypatch):
