@@ -43,6 +43,7 @@ XIDS = {
 _TROUBLE = re.compile(r"NVRM: Xid|Machine check|\bmce:|\bEDAC\b|Uncorrected|\bAER:|Hardware Error", re.IGNORECASE)
 _XID = re.compile(r"NVRM: Xid \(([^)]*)\): (\d+)")
 MOST = 20
+NVIDIA_SMI_SECONDS = 10.0
 MOST_RECORDS = 500_000  # more than a kernel keeps; a machine that logs without end must not hold the reader
 RECENT_SECONDS = 24 * 3600.0  # older ones had their chance to show
 
@@ -115,7 +116,14 @@ def _kernel_lines(path: str) -> list[str]:
 def _ecc_counts() -> list[str]:
     query = ["nvidia-smi", "--query-gpu=index,ecc.errors.uncorrected.volatile.total", "--format=csv,noheader,nounits"]
     with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout
+        process = subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            told, _ = process.communicate(timeout=NVIDIA_SMI_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()  # and not waited for: where a GPU is lost it waits in the kernel, and cannot be killed
+            return [f"nvidia-smi does not answer within {NVIDIA_SMI_SECONDS:g} s: a GPU may be lost"]
+        if process.returncode:
+            return []
         pairs = [line.split(",") for line in told.splitlines() if line.count(",") == 1]
         return [
             f"GPU {index.strip()}: {count.strip()} uncorrected ECC errors since the driver was loaded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,23 @@ def test_gpu_counters_and_nccl_warnings_are_read_where_they_are(
         "GPU 1: 3 uncorrected ECC errors since the driver was loaded",
         "NCCL: n1:1 [0] x.cc:1 NCCL WARN Cuda failure",
     ]
+
+
+def test_a_tool_that_hangs_in_a_lost_gpu_and_cannot_be_killed_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 20\n")
+    tool.chmod(0o755)
+    (tmp_path / "kmsg").write_text("")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("NCCL_DEBUG_FILE", raising=False)
+    monkeypatch.setattr(kernel_log, "NVIDIA_SMI_SECONDS", 0.1)
+    unkillable: list[subprocess.Popen[str]] = []
+    kill = subprocess.Popen.kill
+    monkeypatch.setattr(subprocess.Popen, "kill", unkillable.append)
+    report = kernel_log.read(str(tmp_path / "kmsg"))
+    assert report.messages == ["nvidia-smi does not answer within 0.1 s: a GPU may be lost"]
+    assert unkillable[0].poll() is None
+    kill(unkillable[0])
+    unkillable[0].communicate()
