@@ -63,7 +63,7 @@ def json_strings(text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) ->
 
 def _keys(line: bytes) -> list[str]:
     """The keys of the object, decoded; one that stands twice is there twice."""
-    pairs: list[tuple[str, Any]] = json.loads(line, object_pairs_hook=list)
+    pairs: list[tuple[str, Any]] = json.loads(line, object_pairs_hook=list, parse_int=str)  # of any length
     return [key for key, _ in pairs]
 
 

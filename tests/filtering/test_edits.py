@@ -104,6 +104,12 @@ def test_a_key_that_is_written_with_escapes_is_found_too() -> None:
     assert json.loads(decide(Lines(line, "a", "a", 1), STRIP, Keys()).kept) == {"text": "a", "id": "1", "n": 1.5}
 
 
+def test_an_integer_of_any_length_beside_a_key_with_escapes_keeps_its_digits() -> None:
+    line = b'{"\\u0061":1' + b"0" * 5000 + b',"text":" a ","id":"1"}\n'
+    kept = decide(Lines(line, "a", "a", 1), STRIP, Keys()).kept
+    assert kept == line.replace(b'" a "', b'"a"')
+
+
 def test_of_equal_keys_the_last_one_counts() -> None:
     line = b'{"text":" x ","id":"1","text":" a "}\n'
     assert decide(Lines(line, "a", "a", 1), STRIP, Keys()).kept == b'{"text":" x ","id":"1","text":"a"}\n'
