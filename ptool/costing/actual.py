@@ -63,7 +63,7 @@ def read_actual(
     try:
         shape = from_table(config["model"], where=str(run / "config.toml"))
         ranks, device = int(config["parallel"]["ranks"]), str(config["parallel"]["device"])
-        seq_len = int(config["data"]["seq_len"])
+        row = statistics.fmean(map(int, config["data"]["seq_lens"]))  # of each packed folder
         speeds = [float(step["tokens_per_second"]) for step in steps]
         tokens = int(steps[-1]["tokens"])
         passed = _seconds_at_work(_lines(run / "events.jsonl"))
@@ -74,7 +74,7 @@ def read_actual(
         raise InputError("no accepted step yet", where=str(run))
     params = shape.num_parameters()
     speed = statistics.median(speeds)
-    counted = count_flops(shape, tokens, mean_span=seq_len)
+    counted = count_flops(shape, tokens, mean_span=row)
     flops = training_flops(params, tokens)
     steady = tokens / speed * ranks / 3600
     paid = max(passed, tokens / speed) * ranks / 3600

@@ -6,23 +6,21 @@ from ptool.costing.actual import actual_rows, read_actual
 from ptool.costing.shapes import named_shape
 from ptool.costing.tables import gpus
 from ptool.errors import InputError
+from ptool.models.config import load_size
+from ptool.training.config import Data, Parallel, RunConfig
+from ptool.training.settings_text import to_toml
 from ptool.units import Band
-
-CONFIG = """
-[model]
-size = "10m"
-[data]
-seq_len = 512
-[parallel]
-ranks = 4
-device = "{device}"
-"""
 
 
 def make_run(folder, device="cuda", steps=20, slow=()):
     """A run of 1,000 tokens a step at 500 tokens/s, stopped after half its steps and resumed a day later."""
     folder.mkdir()
-    (folder / "config.toml").write_text(CONFIG.format(device=device))
+    config = RunConfig(
+        model=load_size("10m").model.as_table(),
+        data=Data(packed=("web", "long"), fingerprints=("a", "b"), seq_lens=(512, 2048)),
+        parallel=Parallel(ranks=4, device=device),
+    )
+    (folder / "config.toml").write_text(to_toml(config))  # what train itself writes
     speeds = [100.0 if step in slow else 500.0 for step in range(1, steps + 1)]
     lines = [{"step": n, "tokens": n * 1000, "tokens_per_second": speed} for n, speed in enumerate(speeds, 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 9')
