@@ -88,7 +88,11 @@ def test_a_tool_that_hangs_in_a_lost_gpu_and_cannot_be_killed_is_not_waited_for(
     monkeypatch.setattr(kernel_log, "NVIDIA_SMI_SECONDS", 0.1)
     unkillable: list[subprocess.Popen[str]] = []
     kill = subprocess.Popen.kill
-    monkeypatch.setattr(subprocess.Popen, "kill", unkillable.append)
+
+    def kill_in_vain(process: subprocess.Popen[str]) -> None:
+        unkillable.append(process)
+
+    monkeypatch.setattr(subprocess.Popen, "kill", kill_in_vain)
     report = kernel_log.read(str(tmp_path / "kmsg"))
     assert report.messages == ["nvidia-smi does not answer within 0.1 s: a GPU may be lost"]
     assert unkillable[0].poll() is None
