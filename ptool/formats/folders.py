@@ -153,10 +153,12 @@ def run_folder(
 
 def complete_folder(folder: Path, plan: FolderPlan) -> Manifest | None:
     """Write the folder's manifest when all outputs are there; None while some are not."""
-    found = [read_manifest(folder / name) for name in plan.outputs]
-    parts = [manifest for manifest in found if manifest is not None]
-    if len(parts) < len(found):
-        return None
+    parts = []
+    for name in plan.outputs:
+        manifest = read_manifest(folder / name)
+        if manifest is None:
+            return None  # and no look at the others: every one of a thousand tasks asks
+        parts.append(manifest)
     counts = [part.counts for part in parts if part.counts is not None]
     rules = sorted({rule for count in counts for rule in count.dropped_by})
     whole = new_manifest(

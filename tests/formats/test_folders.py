@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptool.errors import InputError, UsageError
+from ptool.formats import folders
 from ptool.formats.folders import (
     FolderPlan,
     folder_status,
@@ -20,7 +21,8 @@ from ptool.formats.folders import (
     ranges,
     run_folder,
 )
-from ptool.formats.stages import StageReport, StreamOptions, TransformRun
+from ptool.formats.manifests import Manifest
+from ptool.formats.stages import StageReport, StreamOptions, TransformRun, read_manifest
 
 
 def make_inputs(tmp_path: Path, count: int) -> list[str]:
@@ -68,6 +70,20 @@ def test_status_names_the_missing_tasks_until_the_last_one_finishes(tmp_path: Pa
     copy(inputs, folder, "1/3")
     status = folder_status(folder)
     assert (status.array, status.missing, status.finished) == ("", [], True)
+
+
+def test_a_task_looks_no_further_than_the_first_output_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+
+    def reading(path: Path) -> Manifest | None:
+        looked_at.append(path.name)
+        return read_manifest(path)
+
+    monkeypatch.setattr(folders, "read_manifest", reading)
+    copy(make_inputs(tmp_path, 40), tmp_path / "out", "1/20")
+    assert len(looked_at) == 2
 
 
 def test_the_folder_is_the_same_bytes_for_any_order_of_tasks(tmp_path: Path) -> None:
