@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ def publish(run: Path, snapshot: Snapshot, config: RunConfig, entries: Iterable[
     with describing_os_errors(final):
         write_bytes(temporary / MANIFEST, encode_manifest(manifest) + b"\n")
         sync_folder(temporary)
-        if final.exists():  # an older one of the same step that did not verify
-            shutil.rmtree(final)
+        if final.exists():  # of a history that was undone, or one that did not verify
+            remove(run, [position.step])
         temporary.rename(final)
         sync_folder(final.parent)
         write_bytes(final.parent / "latest", f"{final.name}\n".encode())
@@ -187,13 +188,16 @@ def rotate(
 
 
 def remove(run: Path, steps: Iterable[int]) -> None:
-    """Remove the checkpoints of these steps: renamed first, so that none is ever half there."""
+    """Remove the checkpoints of these steps: renamed first, so that none is ever half there.
+
+    What somebody still reads stays behind on a network file system, and is cleared at the next start.
+    """
     folder = run / folders.FOLDER
     for step in steps:
         path = folder / folders.name_of(step)
         with describing_os_errors(path):
-            trash = folder / f"{_TRASH}{path.name}"
-            shutil.rmtree(trash, ignore_errors=True)
+            free = (folder / f"{_TRASH}{path.name}.{number}" for number in count())
+            trash = next(name for name in free if not name.exists())
             path.rename(trash)
             sync_folder(folder)
             shutil.rmtree(trash, ignore_errors=True)

@@ -256,6 +256,28 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_last_good_one_kept(tmp_pat
     assert folders.newest_verified(tmp_path).step == 30
 
 
+def test_a_checkpoint_that_somebody_reads_on_a_network_disk_is_replaced_and_removed_all_the_same(tmp_path, monkeypatch):
+    def held_open(path, ignore_errors=False):
+        """NFS keeps an open file as .nfs…, so its folder cannot be removed."""
+        if path.exists() and not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    run = Run(tmp_path).to(20)
+    run.saver.finish()
+    monkeypatch.setattr(shutil, "rmtree", held_open)
+    for _ in range(2):
+        run.step = 10  # as after a rollback
+        run.to(20)
+        run.saver.finish()
+    checkpoints.remove(tmp_path, [20])
+    assert run.steps == [10]
+    assert not any(event["event"] == "save failed" for event in run.events())
+    monkeypatch.undo()
+    assert len(list((tmp_path / folders.FOLDER).glob(".trash_*"))) == 3
+    checkpoints.clear_leftovers(tmp_path)
+    assert not list((tmp_path / folders.FOLDER).glob(".trash_*"))
+
+
 def test_a_folder_that_cannot_be_made_is_a_failed_save(tmp_path, monkeypatch):
     run = Run(tmp_path).to(10)
     run.saver.finish()
