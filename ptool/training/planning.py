@@ -139,10 +139,12 @@ def plan_resume(
     """
     run = run_folder(run)
     there = from_toml(run / CONFIG)
-    asked = _with_external_ranks(settings_table(config_file, sets=sets))
+    asked = settings_table(config_file, sets=sets)
     config = there
     changes: list[Change] = []
     standing: Standing = "finished" if is_finished(run) else "unfinished"
+    if asked or standing == "unfinished":  # the last job of a chain finds nothing to do, however many ranks it has
+        asked = _with_external_ranks(asked)
     datasets = [_open(packed) for packed in asked.get("data", {}).get("packed", there.data.packed)]
     if asked or allow_data_change:
         facts = _data_facts(datasets)

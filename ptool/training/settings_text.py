@@ -29,7 +29,7 @@ def read_config(path: Path) -> Table:
     shipped = resources.files(__package__).joinpath("recipes", f"{path}.toml")
     try:
         text = shipped.read_text("utf-8") if path.name == str(path) and not path.exists() and shipped.is_file() else ""
-        return tomllib.loads(text or path.read_text(encoding="utf-8"))
+        return tomllib.loads(text or path.read_text(encoding="utf-8-sig"))  # some editors put a mark first
     except OSError as error:
         reason = f"cannot read: {(error.strerror or str(error)).lower()}"
         hint = "recipes that are shipped: annealing" if isinstance(error, FileNotFoundError) else None
@@ -62,8 +62,11 @@ def _shown(default: object) -> str:
 
 
 def as_tables(config: RunConfig) -> Table:
-    """Plain nested tables, as manifests and TOML hold them."""
-    tables: Table = msgspec.json.decode(msgspec.json.encode(config))
+    """Plain nested tables, as manifests and TOML hold them. Raises UsageError for a name that is not UTF-8."""
+    try:
+        tables: Table = msgspec.json.decode(msgspec.json.encode(config))
+    except UnicodeEncodeError as error:
+        raise UsageError(f"a name is not UTF-8: {error.object!r}", hint="rename the folder, or link to it") from error
     return tables
 
 

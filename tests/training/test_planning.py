@@ -13,7 +13,7 @@ from ptool.formats.packed import PackedDataset
 from ptool.formats.packed_writer import write_packed
 from ptool.training.planning import Plan, plan_resume, plan_train
 from ptool.training.resolving import check
-from ptool.training.settings_text import to_toml
+from ptool.training.settings_text import from_toml, to_toml
 from tests.training import tiny
 
 SMALL = check(
@@ -120,3 +120,17 @@ def test_a_change_counts_from_the_newest_checkpoint_that_can_be_read(tmp_path):
     changed = plan_resume(run, ["batch.tokens=512"])
     assert changed.config.phase[0].steps == 2
     assert "after step 2" in changed.changes[0].meaning
+
+
+def test_a_finished_run_is_finished_for_any_number_of_ranks_from_outside(tmp_path, monkeypatch):
+    """The jobs that follow in a chain find it so, and have perhaps more nodes."""
+    run = begun(plan_train([pack(tmp_path / "web", 0, 80)], SMALL, tmp_path / "run"))
+    last = from_toml(run / "config.toml").run.max_steps
+    checkpoint(run, last)
+    (run / "manifest.json").write_bytes(encode_manifest(new_manifest("train", {})))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    found = plan_resume(run)
+    assert (found.standing, found.changes, found.config.parallel.ranks) == ("finished", (), 2)
+    longer = plan_resume(run, [f"run.max_steps={last + 2}"])
+    assert (longer.standing, longer.config.parallel.ranks) == ("unfinished", 4)

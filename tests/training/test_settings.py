@@ -12,7 +12,7 @@ from ptool.errors import UsageError
 from ptool.models.config import ModelConfig
 from ptool.training.phases import FolderFacts
 from ptool.training.resolving import DataFacts, MachineFacts, check, overlay, parse_setting, resolve, settings_table
-from ptool.training.settings_text import as_tables, from_toml, settings, to_toml, toml_value
+from ptool.training.settings_text import as_tables, from_toml, read_config, settings, to_toml, toml_value
 from tests.training import plans
 
 FOLDER = FolderFacts(
@@ -172,3 +172,14 @@ def test_what_is_measured_of_the_held_out_rows_follows_the_batch_unless_it_is_as
 def test_with_deterministic_kernels_a_rerun_must_give_the_same_bits():
     assert resolved(parallel={"deterministic": True}).spike.rerun_tolerance == 0.0
     assert resolved().spike.rerun_tolerance == 1e-3
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_refused_in_words():
+    with pytest.raises(UsageError, match="not UTF-8"):
+        to_toml(plans.resolved(plans.facts(plans.folder("caf\udce9"))))
+
+
+def test_a_settings_file_may_begin_with_the_mark_that_some_editors_write(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbf[batch]\ntokens = 256\n")
+    assert read_config(file) == {"batch": {"tokens": 256}}
