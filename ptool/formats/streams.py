@@ -22,7 +22,7 @@ from ptool.errors import InputError
 from ptool.formats import frames
 from ptool.formats.decoding import Decoder, whole_lines
 from ptool.formats.manifests import Documents, Manifest
-from ptool.reporting import SILENT, Reporter
+from ptool.reporting import GOING_ON, SILENT, Reporter
 
 STDIN = "-"
 
@@ -70,6 +70,8 @@ class StreamReader:
         self.upstream: list[Manifest] = []
         self.total_bytes = _total_size(self._sources)
         self.bytes_read = 0
+        self.is_going_on = False
+        """Set by a stage that has come to what is new: what it passed over before says nothing about its speed."""
 
     @property
     def digest(self) -> str:
@@ -94,7 +96,10 @@ class StreamReader:
                 self.num_bytes += len(data)
                 yield Lines(data=data, origin=label, path=where, first_number=line_number, source=number)
                 line_number += data.count(b"\n")
-                self._reporter.progress(self.bytes_read + chunks.bytes_read, self.total_bytes, unit="bytes")
+                detail, self.is_going_on = GOING_ON if self.is_going_on else "", False
+                self._reporter.progress(
+                    self.bytes_read + chunks.bytes_read, self.total_bytes, unit="bytes", detail=detail
+                )
             self.bytes_read += chunks.bytes_read
             self.upstream.extend(chunks.manifests)
             if source == STDIN and chunks.bytes_read and not chunks.manifests:
@@ -113,9 +118,9 @@ class StreamWriter:
         from ptool import __version__
 
         self._sink = sink
-        self._compressor = (
-            zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True) if compress else None
-        )
+        self._compress = compress
+        self._level = level
+        self._compressor: zstandard.ZstdCompressor | None = None
         self._pending = bytearray()
         if compress:
             sink.write(frames.header_frame(stage, __version__))
@@ -123,7 +128,7 @@ class StreamWriter:
 
     def write(self, lines: bytes | memoryview) -> None:
         """Append whole lines, each ending in a newline."""
-        if self._compressor is None:
+        if not self._compress:
             self._sink.write(lines)
             return
         data = bytes(lines)
@@ -141,15 +146,29 @@ class StreamWriter:
                 position = end
             self._flush_frame()
 
+    def rest(self) -> None:
+        """Write what is pending, and let go of what takes memory: no more lines come."""
+        self._flush_frame()
+        self._sink.flush()
+        self._compressor = None
+
+    def go_on(self, sink: BinaryIO) -> None:
+        """Write to `sink` from now on."""
+        self._sink = sink
+
     def finish(self, manifest: Manifest) -> None:
         """Write what is pending and the trailer."""
-        if self._compressor is not None:
+        if self._compress:
             self._flush_frame()
             self._sink.write(frames.trailer_frame(manifest))
         self._sink.flush()
 
     def _flush_frame(self) -> None:
-        if self._pending and self._compressor is not None:
+        if self._pending:
+            if self._compressor is None:
+                self._compressor = zstandard.ZstdCompressor(
+                    level=self._level, write_checksum=True, write_content_size=True
+                )
             self._sink.write(self._compressor.compress(self._pending))
             self._sink.flush()
             self._pending.clear()

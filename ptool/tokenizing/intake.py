@@ -83,6 +83,10 @@ class Intake:
         """The input, batch by batch."""
         yield from self._reader
 
+    def go_on(self) -> None:
+        """From here on the documents are new: speed and time left count from here."""
+        self._reader.is_going_on = True
+
     def count(self, num_documents: int, bad: Iterable[BadLine], path: str) -> None:
         """Count the documents of a batch, and treat its bad lines as the policy says."""
         self._open.kept += num_documents

@@ -119,7 +119,7 @@ def tokenize(
                     reporter.notice(f"going on after {len(sink.shards)} shards that are complete")
                 # One for every batch that is under way, and one to fill; alone, the batch is used where it is.
                 lanes = Lanes(jobs + 3 if jobs > 1 else 0)
-                items = _items(lines, sink.known_batches, lanes)
+                items = _items(lines, sink.known_batches, lanes, intake)
                 for batch in ordered_map(
                     partial(encode_batch, encoding), items, jobs=jobs, preload=("ptool.tokenizers.fast",)
                 ):
@@ -155,8 +155,10 @@ def tokenize(
     return TokenizeReport(manifest=manifest, output=output)
 
 
-def _items(lines: Iterator[Lines], known_batches: int, lanes: Lanes) -> Iterator[Item]:
+def _items(lines: Iterator[Lines], known_batches: int, lanes: Lanes, intake: Intake) -> Iterator[Item]:
     for number, part in enumerate(lines):
+        if number == known_batches > 0:
+            intake.go_on()
         lane = lanes.lend(part.data)
         bare = part if lane is None else msgspec.structs.replace(part, data=b"")
         yield Item(bare, number, number < known_batches, lane)

@@ -24,6 +24,7 @@ from ptool.formats.artefacts import open_artefact
 from ptool.formats.ledger import ErrorPolicy
 from ptool.formats.shards import TokenShards
 from ptool.formats.streams import StreamReader
+from ptool.reporting import GOING_ON
 from ptool.tokenizers.engines import Difference, EngineMismatch
 from ptool.tokenizers.loading import Tokenizer, load_tokenizer
 from ptool.tokenizing.encoding import EncodedBatch, Encoding, Item, encode_batch
@@ -320,7 +321,7 @@ def test_a_killed_run_goes_on_from_a_pipe_that_gives_its_bytes_in_other_portions
     def run(portion: int, folder: Path) -> None:
         reader = partial(StreamReader, stdin=Pipe(portion), batch_bytes=1000)
         monkeypatch.setattr("ptool.tokenizing.intake.StreamReader", reader)
-        tokenize(["-"], folder, tokenizer.file, TokenizeConfig(shard_tokens=300))
+        tokenize(["-"], folder, tokenizer.file, TokenizeConfig(shard_tokens=300), reporter=Notices())
 
     def stop(encoding: Encoding, item: Item) -> EncodedBatch:
         if item.number == 6:
@@ -333,8 +334,12 @@ def test_a_killed_run_goes_on_from_a_pipe_that_gives_its_bytes_in_other_portions
         with pytest.raises(KeyboardInterrupt):
             run(7, tmp_path / "tok")
     assert list((tmp_path / "tok").glob("shard-*.done"))
+    progress: list[tuple[int, str]] = []
+    monkeypatch.setattr(Notices, "progress", lambda _, done, total, *, unit, detail="": progress.append((done, detail)))
     run(900, tmp_path / "tok")
     assert contents(tmp_path / "tok") == contents(tmp_path / "unbroken")
+    (start,) = [done for done, detail in progress if detail == GOING_ON]
+    assert 0 < start < len(data), "speed and time left count from what is new"
 
 
 def test_a_difference_of_the_engines_is_never_published(
