@@ -410,7 +410,7 @@ complete -c ptool -n '__fish_seen_subcommand_from export' -F
 complete -c ptool -n __fish_use_subcommand -a demo -d 'Run the whole pipeline on this machine\'s own documentation.'
 complete -c ptool -n '__fish_seen_subcommand_from demo' -l out -x -d 'The folder to work in.'
 complete -c ptool -n '__fish_seen_subcommand_from demo' -l keep -d 'Keep all files, not only the picture and the summary.'
-complete -c ptool -n '__fish_seen_subcommand_from demo' -l steps -x -d 'Optimiser steps of the run.'
+complete -c ptool -n '__fish_seen_subcommand_from demo' -l steps -x -d 'Optimiser steps of the run, from 40.'
 complete -c ptool -n '__fish_seen_subcommand_from demo' -l dry-run -d 'Print the resolved plan and touch nothing.'
 complete -c ptool -n '__fish_seen_subcommand_from demo' -l corpus -d 'Only write the documents to stdout, as JSON lines.'
 complete -c ptool -n '__fish_seen_subcommand_from demo' -l json -d 'Report as JSON; errors too, on stderr.'

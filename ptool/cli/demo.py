@@ -16,7 +16,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to work in.")] = Path("ptool-demo"),
     keep: Annotated[bool, typer.Option("--keep", help="Keep all files, not only the picture and the summary.")] = False,
     steps: Annotated[
-        int, typer.Option("--steps", parser=units.parse_count, metavar="N", help="Optimiser steps of the run.")
+        int, typer.Option("--steps", parser=units.parse_count, metavar="N", help="Optimiser steps of the run, from 40.")
     ] = 150,
     dry_run: opt.DryRun = False,
     corpus: Annotated[

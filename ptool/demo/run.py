@@ -26,6 +26,8 @@ from ptool.units import format_count, format_duration
 
 MARK = "demo.json"
 PICTURE = "loss.png"
+FEWEST_STEPS = 40
+"""The bad batch comes 8 steps before the end, and is known for one only after `min_history` steps."""
 
 CONFIG = """\
 # A decoder of about a million parameters: minutes on two cores.
@@ -54,6 +56,9 @@ class Demo:
     """One demonstration in `folder`. `say` shows text to the person; `steps` is the length of the training run."""
 
     def __init__(self, folder: Path, *, steps: int, say: Callable[[str], None]) -> None:
+        if steps < FEWEST_STEPS:
+            message = f"{steps} steps are too few to show a rollback"
+            raise UsageError(message, hint=f"--steps {FEWEST_STEPS} or more; the default is 150")
         self.folder = folder
         self.steps = steps
         self._say = say

@@ -55,3 +55,11 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "other files" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_run_too_short_for_a_rollback_is_refused_before_it_takes_minutes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ptool", "demo", "--steps", "20", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "20 steps are too few" in done.stderr
+    assert not (tmp_path / "out").exists()
