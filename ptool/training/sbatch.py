@@ -105,10 +105,11 @@ cd {folder} || exit 1
 [ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun no longer inherits it
 
 # Slurm signals this shell only. A trap interrupts `wait`: wait again, for the ranks are still saving.
-trap 'kill -USR1 "$srun" 2>/dev/null && again=1' USR1
+trap 'asked=1; kill -USR1 "$srun" 2>/dev/null && again=1' USR1
 srun --kill-on-bad-exit=0 --wait={straggler} \\
   {command} &
 srun=$!
+[ -z "$asked" ] || kill -USR1 "$srun"  # it came while srun was being started
 again=1
 while [ -n "$again" ]; do
   again=

@@ -83,12 +83,14 @@ STAND_INS = {
 }
 
 
-def run_script(folder: Path, **replacing: str) -> subprocess.Popen[str]:
+def run_script(folder: Path, *, text: str = "", **replacing: str) -> subprocess.Popen[str]:
+    """Run the script, or another `text`, with stand-ins."""
     (folder / "bin").mkdir()
     for name, body in (STAND_INS | replacing).items():
         (folder / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / "bin" / name).chmod(0o755)
-    (folder / "job.sh").write_text(script(["p"], ["p"], Path("r"), nodes=1, gpus_per_node=1, folder=folder))
+    text = text or script(["p"], ["p"], Path("r"), nodes=1, gpus_per_node=1, folder=folder)
+    (folder / "job.sh").write_text(text)
     env = {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     return subprocess.Popen(["bash", folder / "job.sh"], env=env, text=True)
 
@@ -101,6 +103,14 @@ def test_a_signal_goes_to_srun_and_its_save_is_waited_for_before_the_requeue(tmp
         time.sleep(0.01)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(timeout=20) == 75
+    assert (tmp_path / "told").read_text().splitlines() == ["started", "saved", "scontrol requeue 17"]
+
+
+def test_a_signal_that_comes_before_the_shell_knows_its_srun_is_passed_on_when_it_does(tmp_path: Path) -> None:
+    text = script(["p"], ["p"], Path("r"), nodes=1, gpus_per_node=1, folder=tmp_path)
+    assert text.count("\nsrun=$!\n") == 1
+    early = text.replace("\nsrun=$!\n", "\nuntil [ -e told ]; do sleep 0.01; done\nkill -USR1 $$\nsrun=$!\n")
+    assert run_script(tmp_path, text=early).wait(timeout=20) == 75
     assert (tmp_path / "told").read_text().splitlines() == ["started", "saved", "scontrol requeue 17"]
 
 
