@@ -30,9 +30,8 @@ def locate_row(
     packed = PackedDataset.open(folder)
     rows = packed.train if split == "train" else packed.holdout
     if not 0 <= row < rows.num_rows:
-        raise UsageError(
-            f"there is no row {row:,} in {split}", where=str(folder), hint=f"rows 0 to {rows.num_rows - 1:,}"
-        )
+        there = f"rows 0 to {rows.num_rows - 1:,}" if rows.num_rows else f"{split} has no rows"
+        raise UsageError(f"there is no row {row:,} in {split}", where=str(folder), hint=there)
     tokens = rows.rows([row]).tokens[0]
     tokenizer = load_tokenizer(packed.tokenizer_file) if text else None
     return [

@@ -201,3 +201,9 @@ def test_as_many_sources_as_documents_are_no_matter_of_hours(tmp_path: Path) -> 
     begin = time.process_time()
     pack(tmp_path / "tok", tmp_path / "p", PackConfig(seq_len=512, holdout=0, temperature=1.0))
     assert time.process_time() - begin < 10
+
+
+def test_a_row_of_a_split_without_rows_is_asked_for_in_vain(tmp_path: Path) -> None:
+    pack(token_folder(tmp_path / "tok", DOCUMENTS[:5]), tmp_path / "p", PackConfig(seq_len=32, holdout=0))
+    with pytest.raises(UsageError, match=r"there is no row 0 in holdout \(holdout has no rows\)"):
+        locate_row(tmp_path / "p", 0, split="holdout")
