@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 from ptool.errors import OutputError
 
+_BUFFER = 1 << 20
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}\.part")
 
 
@@ -42,7 +43,18 @@ class PendingFile:
             # 0666 less the umask, as open() has it; O_EXCL: never somebody else's file.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(self._temporary, flags, 0o666)
-            self.file: BinaryIO = os.fdopen(descriptor, "wb", buffering=1 << 20)
+            self.file: BinaryIO = os.fdopen(descriptor, "wb", buffering=_BUFFER)
+
+    def close(self) -> None:
+        """Close the file for a while: of many outputs, not all can be open at once."""
+        with describing_os_errors(self.path):
+            self.file.close()
+
+    def reopen(self) -> None:
+        """Go on writing where `close` left off."""
+        if self.file.closed:
+            with describing_os_errors(self.path):
+                self.file = self._temporary.open("ab", buffering=_BUFFER)
 
     def seal(self) -> None:
         """Bring everything written to the disk and close the file."""

@@ -116,6 +116,8 @@ class TransformRun:
             self._ledger = Ledger(self._stage, self._options.policy, compress=self._options.compress)
             for path in self._outputs:
                 self._parts.append(_Part(path, self._stage, self._options))
+                if len(self._outputs) > 1:
+                    self._parts[-1].rest()  # a process may have 1024 files open, and a crawl has 90,000
         except BaseException:
             self._discard()
             raise
@@ -133,6 +135,8 @@ class TransformRun:
 
     def at(self, lines: Lines) -> None:
         """Say which input the following `keep` calls belong to; needed where work runs ahead of writing."""
+        if len(self._parts) > 1 and lines.source != self._source:
+            self._parts[self._source].rest()
         self._source = lines.source
 
     def keep(self, data: bytes | memoryview, num_documents: int) -> None:
@@ -236,10 +240,24 @@ class _Part:
 
     def keep(self, data: bytes | memoryview, num_documents: int) -> None:
         self.digest.update(data, num_documents)
+        self._go_on()
         with self._describing_errors():
             self.writer.write(data)
 
+    def rest(self) -> None:
+        """Close the file until the next lines come, or the trailer."""
+        if self._pending is not None and not self._pending.file.closed:
+            with self._describing_errors():
+                self.writer.rest()
+            self._pending.close()
+
+    def _go_on(self) -> None:
+        if self._pending is not None and self._pending.file.closed:
+            self._pending.reopen()
+            self.writer.go_on(self._pending.file)
+
     def seal(self, manifest: Manifest) -> None:
+        self._go_on()
         with self._describing_errors():
             self.writer.finish(_with_documents(manifest, self))
         if self._pending is not None:

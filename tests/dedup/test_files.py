@@ -242,6 +242,25 @@ def test_inputs_may_be_more_than_the_files_a_process_may_open(tmp_path: Path, mo
     assert (tmp_path / "out.jsonl").read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.parametrize("compress", [True, False])
+def test_outputs_may_be_more_than_the_files_a_process_may_open(tmp_path: Path, compress: bool) -> None:
+    inputs = write_shards(tmp_path / "in", TEXTS, 60, 50)
+    options = StreamOptions(compress=compress)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 20, before[1]))
+    try:
+        report = dedup_folder(Deduplication(options=options), inputs, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    names = [entry.path for entry in report.manifest.files]
+    assert len(names) == 60
+    dedup_stream(work(), inputs, tmp_path / "expected.jsonl")
+    suffix = "jsonl.zst" if compress else "jsonl"
+    found = [line for number in range(60) for line in lines_of(tmp_path / "out" / f"part-{number}.{suffix}")]
+    assert found == lines_of(tmp_path / "expected.jsonl")
+
+
 @pytest.mark.parametrize("option", ["save_index", "clusters"])
 def test_what_is_written_last_is_refused_first(tmp_path: Path, option: str) -> None:
     inputs = write_shards(tmp_path / "in", ["a", "b"], 1, 50)
