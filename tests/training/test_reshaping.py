@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ptool.errors import InputError
 from ptool.formats.checkpoints import MOMENTS, WEIGHTS
 from ptool.models.tensor_files import Tensors
+from ptool.training.engine_state import EngineState, Partition, Stretch
 from tests.training import tiny
 
 CHAIN = [(1, 3), (2, 2), (4, 3), (2, 0)]  # (ranks, ZeRO stage) after two ranks at stage 1; 4 do not divide the sizes
@@ -94,3 +96,27 @@ def test_a_rank_that_holds_padding_alone_goes_back_with_the_others(tmp_path):
     shares = [Tensors([path]).names for path in sorted(Path(folder).glob(f"{WEIGHTS}_*"))]
     assert not any(name.startswith("embedding") or "norm" in name for name in shares[3]), "its part of them is empty"
     assert losses[:2] == losses[2:4] == losses[4:]
+
+
+def test_a_partition_too_small_for_blocks_of_eight_bits_comes_back_beside_one_that_has_them():
+    large, small = torch.zeros(8192), torch.zeros(100)
+    optimizer = torch.optim.SGD([large, small])
+    optimizer.state[large] = {"step": 3, "state1": torch.full((8192,), 7, dtype=torch.uint8), "absmax1": torch.ones(32)}
+    optimizer.state[small] = {"step": 3, "state1": torch.full((100,), 0.5)}  # below 4,096 bitsandbytes keeps fp32
+    state = EngineState.__new__(EngineState)
+    state._optimizer, state._zero, state._rank, state._ranks, state._mine = optimizer, 2, 0, 2, {0, 1}
+    state._shapes = {"large": torch.Size([8192]), "small": torch.Size([100])}
+    state._partitions = [
+        Partition(tensor, [Stretch(name, 0, 0, tensor.numel())], fused=False)
+        for name, tensor in (("large", large), ("small", small))
+    ]
+    held = {kind: {key: value.clone() for key, value in some.items()} for kind, some in state.held().items()}
+    for tensor in (large, small):
+        optimizer.state[tensor]["state1"].zero_()
+    state.read(Tensors(held[WEIGHTS]), Tensors(held[MOMENTS]), same_layout=True)
+    assert optimizer.state[large]["state1"].unique().tolist() == [7]
+    assert optimizer.state[large]["absmax1"].tolist() == [1.0] * 32
+    assert optimizer.state[small].keys() == {"step", "state1"}
+    assert optimizer.state[small]["state1"].unique().tolist() == [0.5]
+    with pytest.raises(InputError, match="made for the parts of another number of ranks"):
+        state.read(Tensors(held[WEIGHTS]), Tensors(held[MOMENTS]), same_layout=False)
