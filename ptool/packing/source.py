@@ -305,7 +305,7 @@ class _Details(msgspec.Struct):
 def _open_foreign(path: Path, name: str, tokenizer: Path | None) -> Input:
     prefix = path.with_suffix("") if path.suffix in (".bin", ".idx") else path
     if tokenizer is None:
-        raise UsageError("Megatron's files do not say what made them", where=str(path), hint="--tokenizer FILE")
+        raise UsageError("Megatron's files do not say which tokenizer it was", where=str(path), hint="--tokenizer FILE")
     loaded = load_tokenizer(tokenizer)
     shard = Shard(prefix)
     if len(shard.tokens) and (int(shard.tokens.min()) < 0 or int(shard.tokens.max()) >= loaded.vocab_size):
