@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ptool.demo.run import done_twice
+
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -55,6 +57,17 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "other files" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_a_rollback_to_before_the_kill_is_no_difference_of_the_resumed_run() -> None:
+    def records(attempt: int, losses: dict[int, float]) -> list[dict[str, float]]:
+        return [{"step": step, "loss": loss, "attempt": attempt} for step, loss in losses.items()]
+
+    before = {15: 5.5, 16: 5.4, 17: 5.3, 18: 5.2, 26: 5.1}  # 26: killed late, and there the batch is spoilt
+    undone = records(1, {17: 0.0}) + records(2, {17: 5.3, 18: 5.2}) + records(2, {17: 4.0})
+    accepted = records(1, {15: 5.5, 16: 5.4}) + records(2, {17: 6.0, 18: 6.1, 26: 9.0})
+    assert done_twice(before, accepted, undone, start=16, stop=26) == (2, 2)
+    assert done_twice(before, accepted, records(1, {18: 5.2}), start=16, stop=26) == (2, 0)
 
 
 def test_a_run_too_short_for_a_rollback_is_refused_before_it_takes_minutes(tmp_path: Path) -> None:
