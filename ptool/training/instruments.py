@@ -90,6 +90,8 @@ class Instruments:
         self._layers: LayerStatistics | None = None
         self._watcher: Watcher | None = None
         self._last_validation: ValidationRecord | None = None
+        self.is_cut_short = False
+        """Whether a stop ended the last measurement of the held-out loss: it is still to be taken."""
         first = ranks.is_first
         self._series = {name: Series(run, name) for name in (VALIDATION, LAYERS)} if first else {}
         self._curves = tensorboard.Curves(run) if first and config.metrics.tensorboard else None
@@ -182,6 +184,7 @@ class Instruments:
             is_stopping=lambda: self._stop.reason is not None,
             beat=lambda: self.at(step, "validating"),
         )
+        self.is_cut_short = found is None
         if found is None:
             return True
         record = record_of(found, step=step, tokens=tokens, attempt=attempt, started=started)

@@ -114,6 +114,8 @@ class Trainer:
                 first_attempt, self._first_loss = tried.now, tried.own_loss
             else:
                 self._carry_out(tried)
+        if self.instruments.is_cut_short:  # no step is left, but the measurement after the last one
+            self._stop_here()
         self._saver.save_now(self._state.step, self._position)
 
     def _try_step(self, first_attempt: Observation | None) -> Attempt:

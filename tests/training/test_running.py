@@ -145,6 +145,13 @@ def test_a_run_stopped_by_the_clock_and_hung_in_a_validation_measures_what_an_un
     assert 0 < report["batch"]["loss_by_source"]["source-0"]["loss"] < 10
     assert "not readable here" in report["hardware"]["finding"] or "kernel" in report["hardware"]["finding"]
 
+    (whole / "manifest.json").unlink()
+    lines = (whole / "validation.jsonl").read_bytes().splitlines(keepends=True)
+    (whole / "validation.jsonl").write_bytes(b"".join(lines[:-1]))
+    stopped = tiny.run("resume", whole, "--max-minutes", "0")
+    assert stopped.returncode == 75, "what was to be measured after the last step is still to be measured"
+    assert not (whole / "manifest.json").exists()
+
 
 def test_a_step_that_comes_out_otherwise_the_second_time_ends_the_run_and_names_the_rank(base: Path) -> None:
     (base / "broken.toml").write_text(SETTINGS.replace("broken-rank", "broken-once"))
