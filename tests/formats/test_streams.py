@@ -265,7 +265,6 @@ class Trickle(io.RawIOBase):
 
 
 @given(sizes=st.lists(st.integers(1, 300)), batch_bytes=st.integers(1, 200), packed=st.booleans())
-@settings(deadline=None)
 def test_batches_are_the_same_however_slowly_a_pipe_gives_its_bytes(
     sizes: list[int], batch_bytes: int, packed: bool
 ) -> None:

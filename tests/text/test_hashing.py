@@ -73,7 +73,6 @@ def test_text_hashes_equal_the_library(texts: list[str]) -> None:
     assert [(int(high) << 64) | int(low) for high, low in found] == [xxhash.xxh3_128_intdigest(t) for t in encoded]
 
 
-@settings(deadline=None)
 @given(documents, st.integers(1, 13), st.lists(st.sampled_from(["", " ", "\n", "\u3000\t"]), min_size=1))
 def test_shingles_are_hashes_of_words_joined_by_one_space(
     docs: list[list[str]], ngram: int, separators: list[str]

@@ -9,19 +9,17 @@ import unicodedata
 from collections import Counter
 from typing import get_args
 
-import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ptool.text import kinds, long_documents, packed_words
-from ptool.text.batch import Batch, WordRule, columns_of
+from ptool.text.batch import Batch, WordRule
 from ptool.text.line_edits import edit_lines
 from ptool.text.line_shapes import look_like_logs, look_like_rows
 from ptool.text.phrases import count_lines_with
 from ptool.text.repetition import repeated_segments
-from ptool.text.rewriting import json_strings
 from ptool.text.segments import Segments, paragraphs, runs_of_lines
 from ptool.text.sentences import count_sentences
 from ptool.text.whole_texts import differ, strip_edges
@@ -272,7 +270,6 @@ phrases = st.lists(st.lists(some_words, min_size=1, max_size=9).map(" ".join), m
 long_texts = phrases.flatmap(lambda some: st.lists(st.sampled_from(some), max_size=40).map(" \n".join))
 
 
-@settings(deadline=None)
 @given(st.lists(long_texts | nasty, max_size=3), st.integers(1, 11))
 def test_ngrams_of_long_texts_equal_datatroves_functions(texts: list[str], n: int) -> None:
     batch = Batch.from_texts(texts, word_rule="whitespace")
@@ -286,7 +283,6 @@ def test_ngrams_of_long_texts_equal_datatroves_functions(texts: list[str], n: in
         assert top[document] == len(expected[0]) * expected[1]
 
 
-@settings(deadline=None)
 @given(
     st.lists(few_words | long_texts | nasty, max_size=4),
     st.integers(1, 11),
@@ -340,7 +336,6 @@ def test_packed_words_are_the_words_end_to_end(texts: list[str], rule: WordRule)
         assert packed.doc_offsets.tolist() == words.doc_offsets.tolist()
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(nasty | long_texts, max_size=4).map("".join), max_size=3), st.sampled_from(["lorem ipsum", "{"])
 )
@@ -351,11 +346,3 @@ def test_phrases_and_substrings_are_found_wherever_they_stand(texts: list[str], 
         assert count_lines_with(batch.newline_lines, phrase)[document] == sum(phrase in one.lower() for one in lines)
         assert batch.count("...")[document] == text.count("...")
         assert batch.count("…")[document] == text.count("…")
-
-
-@settings(deadline=None)
-@given(st.lists(st.text(st.sampled_from('ab"\\\n\t\x00\x1f\x7fé中🙂\b\f\r'), max_size=200), max_size=4))
-def test_json_strings_are_those_of_msgspec(texts: list[str]) -> None:
-    strings, starts = json_strings(*columns_of([text.encode() for text in texts]))
-    found = [bytes(strings[start:end]) for start, end in itertools.pairwise(starts)]
-    assert found == [msgspec.json.encode(text) for text in texts]

@@ -9,7 +9,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ptool.text import characters
@@ -202,7 +202,6 @@ pieces = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(pieces | st.text(max_size=5), max_size=8).map("".join), max_size=5))
 def test_spans_alone_are_those_of_measured_words(texts: list[str]) -> None:
     batch = Batch.from_texts([text.encode("utf-8", "ignore").decode() for text in texts])
