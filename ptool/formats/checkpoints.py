@@ -15,7 +15,7 @@ import msgspec
 
 from ptool.errors import DamagedInput, InputError, PtoolError, UsageError
 from ptool.formats.artefacts import check_files, open_artefact
-from ptool.formats.manifests import Manifest
+from ptool.formats.manifests import FileEntry, Manifest
 from ptool.reporting import SILENT, Reporter
 
 FOLDER = "checkpoints"
@@ -75,11 +75,16 @@ def open_checkpoint(run: Path, step: int, *, verify: bool = True) -> Checkpoint:
     return Checkpoint(path=path, step=step, tokens=details["tokens"], manifest=manifest)
 
 
-def weights_of(run: Path, step: int) -> list[Path]:
-    """The files of the weights of one step; nothing is verified but that the manifest lists them."""
+def weights_entries(run: Path, step: int) -> list[FileEntry]:
+    """What the manifest of one step's checkpoint says of its weights, by their path in the run folder.
+
+    No file is read: every rank digested what it wrote, and one rank alone would take longer than the others wait.
+    """
     path = run / FOLDER / name_of(step)
     manifest = open_artefact(path, stage=STAGE)
-    return Checkpoint(path=path, step=step, tokens=manifest.num_tokens or 0, manifest=manifest).weights
+    entries = {path / entry.path: entry for entry in manifest.files}
+    weights = Checkpoint(path=path, step=step, tokens=manifest.num_tokens or 0, manifest=manifest).weights
+    return [msgspec.structs.replace(entries[file], path=str(file.relative_to(run))) for file in weights]
 
 
 def verify_share(run: Path, step: int, *, rank: int, ranks: int) -> None:

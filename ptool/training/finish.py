@@ -23,10 +23,8 @@ def finish(run: Path, config: RunConfig, datasets: Sequence[PackedDataset]) -> M
     listed in its own manifest; metrics hold times.
     """
     step = config.run.max_steps
-    names = [str(path.relative_to(run)) for path in folders.weights_of(run, step)]
     tokenizer = datasets[0].layout.tokenizer
-    if tokenizer is not None:
-        names.append(tokenizer)
+    files = folders.weights_entries(run, step) + list_files(run, [] if tokenizer is None else [tokenizer])
     manifest = new_manifest(
         STAGE,
         identity(config),
@@ -36,7 +34,7 @@ def finish(run: Path, config: RunConfig, datasets: Sequence[PackedDataset]) -> M
             "checkpoint": folders.name_of(step),
             "parameters": config.model_config.num_parameters(),
         },
-        files=list_files(run, names),
+        files=sorted(files, key=lambda entry: entry.path),
         upstream=[dataset.manifest for dataset in datasets],
     )
     write_bytes(run / MANIFEST, encode_manifest(manifest) + b"\n")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ptool.errors import OutputError
 from ptool.formats import checkpoints as folders
+from ptool.formats.artefacts import list_files
 from ptool.training import checkpoints, saving
 from ptool.training.rotation import Saved, best, kept
 from tests.training.saves import Alone, Engine, Run, position
@@ -187,3 +188,12 @@ def test_the_best_checkpoint_is_named(tmp_path):
         run.saver.save_now(step, lambda _, step=step, loss=loss: position(step, validation_loss=loss))
     assert (tmp_path / folders.FOLDER / "best").read_text() == "step_00000020\n"
     assert 20 in run.steps
+
+
+def test_a_finished_run_lists_the_weights_as_they_were_written_and_reads_none_of_them(tmp_path):
+    Run(tmp_path).to(10).saver.finish()
+    name = f"checkpoints/step_00000010/{folders.share_name('weights', 0)}"
+    listed = folders.weights_entries(tmp_path, 10)
+    assert listed == list_files(tmp_path, [name])
+    (tmp_path / name).write_bytes(bytes(listed[0].size))
+    assert folders.weights_entries(tmp_path, 10) == listed
