@@ -226,10 +226,13 @@ def test_a_second_signal_a_second_later_ends_everything_at_once(base, number):
     ranks = tiny.rank_pids(process.pid)
     for pid in ranks:
         tiny.kill(pid, signal.SIGSTOP)  # ranks that will not save
-    process.send_signal(signal.SIGUSR1)
-    time.sleep(1.1)  # the second of the contract
-    process.send_signal(number)
-    _, told = process.communicate(timeout=20)
+    try:
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(1.1)  # the second of the contract
+        process.send_signal(number)
+        _, told = process.communicate(timeout=20)
+    finally:
+        process.kill()  # the ranks go with it
     assert process.returncode == -number, told
     assert tiny.all_end(ranks)
 
