@@ -18,7 +18,7 @@ import msgspec
 from ptool.errors import DamagedInput, InputError, UsageError
 from ptool.formats.artefacts import MANIFEST, list_files, read_folder_manifest
 from ptool.formats.atomic import describing_os_errors, is_temporary, write_bytes
-from ptool.formats.manifests import Counts, Manifest, encode_manifest, manifest_digest, new_manifest
+from ptool.formats.manifests import Manifest, add_up, encode_manifest, manifest_digest, new_manifest
 from ptool.formats.stages import StageReport, read_manifest
 from ptool.formats.streams import STDIN, labels
 
@@ -159,18 +159,10 @@ def complete_folder(folder: Path, plan: FolderPlan) -> Manifest | None:
         if manifest is None:
             return None  # and no look at the others: every one of a thousand tasks asks
         parts.append(manifest)
-    counts = [part.counts for part in parts if part.counts is not None]
-    rules = sorted({rule for count in counts for rule in count.dropped_by})
     whole = new_manifest(
         plan.stage,
         plan.config,
-        counts=Counts(
-            read=sum(count.read for count in counts),
-            kept=sum(count.kept for count in counts),
-            dropped=sum(count.dropped for count in counts),
-            rejected=sum(count.rejected for count in counts),
-            dropped_by={rule: sum(count.dropped_by.get(rule, 0) for count in counts) for rule in rules},
-        ),
+        counts=add_up([part.counts for part in parts if part.counts is not None]),
         num_documents=sum(part.documents_out.num_documents for part in parts if part.documents_out),
         num_bytes=sum(part.documents_out.num_bytes for part in parts if part.documents_out),
         details={

@@ -97,6 +97,18 @@ def new_manifest(stage: str, config: dict[str, Any], **fields: Any) -> Manifest:
     return Manifest(schema=SCHEMA, stage=stage, version=__version__, config=config, **fields)
 
 
+def add_up(counts: Sequence[Counts]) -> Counts:
+    """The counts of several outputs as those of one."""
+    rules = sorted({rule for count in counts for rule in count.dropped_by})
+    return Counts(
+        read=sum(count.read for count in counts),
+        kept=sum(count.kept for count in counts),
+        dropped=sum(count.dropped for count in counts),
+        rejected=sum(count.rejected for count in counts),
+        dropped_by={rule: sum(count.dropped_by.get(rule, 0) for count in counts) for rule in rules},
+    )
+
+
 def together(manifests: Sequence[Manifest]) -> list[Manifest]:
     """The manifests, with more than MOST_ALIKE streams of the same stage, version and configuration as one.
 
@@ -121,21 +133,12 @@ def _merged(group: Sequence[Manifest]) -> Manifest:
     for one in group:
         runs.setdefault(encode_manifest(msgspec.structs.replace(one, documents_out=None)), []).append(one)
     counts = [one.counts for same in runs.values() for one in _counted(same) if one.counts is not None]
-    rules = sorted({rule for count in counts for rule in count.dropped_by})
     upstream = {encode_manifest(one): one for same in runs.values() for one in same[0].upstream}
     out = [(one.documents_out.num_documents, one.documents_out.num_bytes) for one in group if one.documents_out]
     digest = xxhash.xxh3_128("".join(manifest_digest(one) for one in group).encode()).hexdigest()
     return msgspec.structs.replace(
         group[0],
-        counts=Counts(
-            read=sum(count.read for count in counts),
-            kept=sum(count.kept for count in counts),
-            dropped=sum(count.dropped for count in counts),
-            rejected=sum(count.rejected for count in counts),
-            dropped_by={rule: sum(count.dropped_by.get(rule, 0) for count in counts) for rule in rules},
-        )
-        if counts
-        else None,
+        counts=add_up(counts) if counts else None,
         documents_in=None,
         documents_out=None,
         num_documents=sum(one.num_documents or 0 for one in group) + sum(documents for documents, _ in out),
