@@ -16,7 +16,7 @@ from ptool.filtering.recipe import Recipe, Step
 from ptool.formats.atomic import describing_os_errors
 from ptool.formats.folders import is_folder, my_inputs, parse_shard, plan_folder, run_folder
 from ptool.formats.ledger import ErrorPolicy
-from ptool.formats.manifests import Counts
+from ptool.formats.manifests import Counts, add_up
 from ptool.formats.stages import StageReport, StreamOptions, TransformRun
 from ptool.reporting import SILENT, Reporter
 from ptool.text.batch import BadLine, Keys
@@ -111,7 +111,7 @@ def filter_folder(
         return filter_stream(one, [inputs[position]], path, labels=[plan.inputs[position]], reporter=reporter)
 
     reports, _ = run_folder(folder, plan, my_inputs(plan, tasks), make)
-    _check(_sum([report.manifest.counts for report in reports if not report.up_to_date]), filtering.options.policy)
+    _check(add_up([report.manifest.counts for report in reports if not report.up_to_date]), filtering.options.policy)
     return reports
 
 
@@ -131,7 +131,7 @@ def filter_to(
     else:
         path = None if output in (None, "-") else Path(str(output))
         reports = [filter_stream(filtering, inputs, path, reporter=reporter)]
-    return _sum([report.manifest.counts for report in reports])
+    return add_up([report.manifest.counts for report in reports])
 
 
 def _for_part(filtering: Filtering, name: str) -> Filtering:
@@ -152,18 +152,6 @@ def _check(counts: Counts, policy: ErrorPolicy) -> None:
             f"{counts.rejected:,} lines were rejected, {policy.max_errors:,} are allowed",
             hint=f"--max-errors {counts.rejected} accepts as many",
         )
-
-
-def _sum(counts: Sequence[Counts | None]) -> Counts:
-    known = [count for count in counts if count is not None]
-    rules = sorted({rule for count in known for rule in count.dropped_by})
-    return Counts(
-        read=sum(count.read for count in known),
-        kept=sum(count.kept for count in known),
-        dropped=sum(count.dropped for count in known),
-        rejected=sum(count.rejected for count in known),
-        dropped_by={rule: sum(count.dropped_by.get(rule, 0) for count in known) for rule in rules},
-    )
 
 
 def _record(run: TransformRun, decided: Decided, recipe: Recipe) -> None:

@@ -162,7 +162,7 @@ def complete_folder(folder: Path, plan: FolderPlan) -> Manifest | None:
     whole = new_manifest(
         plan.stage,
         plan.config,
-        counts=add_up([part.counts for part in parts if part.counts is not None]),
+        counts=add_up([part.counts for part in parts]),
         num_documents=sum(part.documents_out.num_documents for part in parts if part.documents_out),
         num_bytes=sum(part.documents_out.num_bytes for part in parts if part.documents_out),
         details={

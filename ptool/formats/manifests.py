@@ -97,15 +97,16 @@ def new_manifest(stage: str, config: dict[str, Any], **fields: Any) -> Manifest:
     return Manifest(schema=SCHEMA, stage=stage, version=__version__, config=config, **fields)
 
 
-def add_up(counts: Sequence[Counts]) -> Counts:
-    """The counts of several outputs as those of one."""
-    rules = sorted({rule for count in counts for rule in count.dropped_by})
+def add_up(counts: Sequence[Counts | None]) -> Counts:
+    """The counts of several outputs as those of one; None is an output without any."""
+    known = [count for count in counts if count is not None]
+    rules = sorted({rule for count in known for rule in count.dropped_by})
     return Counts(
-        read=sum(count.read for count in counts),
-        kept=sum(count.kept for count in counts),
-        dropped=sum(count.dropped for count in counts),
-        rejected=sum(count.rejected for count in counts),
-        dropped_by={rule: sum(count.dropped_by.get(rule, 0) for count in counts) for rule in rules},
+        read=sum(count.read for count in known),
+        kept=sum(count.kept for count in known),
+        dropped=sum(count.dropped for count in known),
+        rejected=sum(count.rejected for count in known),
+        dropped_by={rule: sum(count.dropped_by.get(rule, 0) for count in known) for rule in rules},
     )
 
 
